@@ -1,0 +1,3 @@
+//! firmware
+#![no_std]
+#![no_main]

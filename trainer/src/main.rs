@@ -1,0 +1,2 @@
+//! espalier
+fn main() {}
