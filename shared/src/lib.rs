@@ -1,2 +1,51 @@
-#![no_std]
-//! shared
+//! The part of espalier that host and chip share: what a layer is, how int8
+//! arithmetic rounds, the kernels, the memory plan and the model file.
+//!
+//! No standard library and no allocation. An application on a chip needs three
+//! calls:
+//!
+//! ```
+//! # fn demo(file: &[u8], arena: &mut [i8], picture: &[u8]) -> Result<usize, Box<dyn std::error::Error>> {
+//! use espalier_shared::{Engine, Model};
+//!
+//! let model = Model::parse(file)?; // every check happens here
+//! let mut engine = Engine::new(&model, arena)?; // or: how many bytes are missing
+//! let scores = engine.infer(|input| model.preprocessing().quantise(picture, input));
+//! # Ok(espalier_shared::argmax(scores))
+//! # }
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`layer`] | each layer's parameters, shape rule and cost, once |
+//! | [`arith`] | requantisation: multipliers, shifts, rounding |
+//! | [`kernels`] | portable reference kernels, one file per layer kind |
+//! | [`plan`] | which tensor lies where in the arena |
+//! | [`model`] | the model file: header, descriptor, weights; [`Model::parse`] |
+//! | [`engine`] | one inference |
+//! | [`golden`] | self-test inputs from a seed |
+//! | [`report`] | what a device run tells the host |
+#![cfg_attr(not(test), no_std)]
+
+pub mod arith;
+pub mod engine;
+pub mod golden;
+pub mod kernels;
+pub mod layer;
+pub mod model;
+pub mod plan;
+pub mod report;
+
+pub use engine::{ArenaTooSmall, Engine};
+pub use model::{Model, ParseError};
+
+/// Index of the largest score, the first one on a tie; 0 for an empty slice.
+pub fn argmax(scores: &[i8]) -> usize {
+    let mut best = (0, i8::MIN);
+    for (index, &score) in scores.iter().enumerate() {
+        if score > best.1 {
+            best = (index, score);
+        }
+    }
+    best.0
+}

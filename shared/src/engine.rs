@@ -1,0 +1,122 @@
+//! One inference.
+
+use core::ops::Range;
+
+use crate::arith::Clamp;
+use crate::kernels::add::add;
+use crate::kernels::conv2d::conv2d;
+use crate::kernels::dense::dense;
+use crate::kernels::depthwise_conv2d::depthwise_conv2d;
+use crate::kernels::pool2d::{avg_pool2d, max_pool2d};
+use crate::kernels::softmax::softmax;
+use crate::kernels::{Input, Output};
+use crate::layer::Layer;
+use crate::model::{Data, Model, Step, Tensor};
+
+/// The arena is smaller than the model's plan.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the model needs an arena of {needed} bytes and got {available}")]
+pub struct ArenaTooSmall {
+    /// Bytes the plan needs.
+    pub needed: usize,
+    /// Bytes given.
+    pub available: usize,
+}
+
+/// A model and the memory it works in.
+#[derive(Debug)]
+pub struct Engine<'m, 'a> {
+    model: &'m Model<'m>,
+    arena: &'a mut [i8],
+}
+
+impl<'m, 'a> Engine<'m, 'a> {
+    /// Takes the arena, which needs no initial content, or says how large it
+    /// has to be. Word alignment ([`crate::plan::ALIGN`]) is not required by
+    /// the portable kernels.
+    pub fn new(model: &'m Model<'m>, arena: &'a mut [i8]) -> Result<Self, ArenaTooSmall> {
+        let (needed, available) = (model.arena_bytes(), arena.len());
+        match arena.get_mut(..needed) {
+            Some(arena) => Ok(Self { model, arena }),
+            None => Err(ArenaTooSmall { needed, available }),
+        }
+    }
+
+    /// One inference: `fill` writes the input, quantised and in NHWC order,
+    /// into the arena; the answer is the output of the last layer. It cannot
+    /// fail. The input does not outlive the call: its bytes are used again by
+    /// later layers.
+    pub fn infer(&mut self, fill: impl FnOnce(&mut [i8])) -> &[i8] {
+        fill(&mut self.arena[self.model.input().range()]);
+        for step in self.model.steps() {
+            self.run(step);
+        }
+        &self.arena[self.model.output().range()]
+    }
+
+    fn run(&mut self, step: &Step) {
+        let [a, b] = step.inputs.map(|index| self.model.tensor(index));
+        let out = self.model.tensor(step.output);
+        if matches!(step.layer, Layer::Flatten) {
+            return; // the same bytes under another shape
+        }
+        let (data_a, data_b, data_out) = split(self.arena, a.range(), b.range(), out.range());
+        let input = read(a, data_a);
+        let output = write(out, step.clamp, data_out);
+        let window = step.layer.window(a.shape);
+        match (step.layer, window, self.model.data(step)) {
+            (Layer::Conv2d(_), Some(window), Data::Params(params)) => {
+                conv2d(window, input, params, output);
+            }
+            (Layer::DepthwiseConv2d(_), Some(window), Data::Params(params)) => {
+                depthwise_conv2d(window, input, params, output);
+            }
+            (Layer::Dense(_), _, Data::Params(params)) => dense(input, params, output),
+            (Layer::MaxPool2d(_), Some(window), _) => max_pool2d(window, input, output),
+            (Layer::AvgPool2d(_) | Layer::GlobalAvgPool2d, Some(window), _) => {
+                avg_pool2d(window, input, output);
+            }
+            (Layer::Add(_), _, Data::Add(factors)) => add(input, read(b, data_b), factors, output),
+            (Layer::Softmax, _, Data::Softmax(factor)) => softmax(input, factor, output),
+            _ => {} // parse lets no other combination through
+        }
+    }
+}
+
+fn read<'a>(tensor: &Tensor, data: &'a [i8]) -> Input<'a> {
+    Input {
+        shape: tensor.shape,
+        zero_point: tensor.zero_point.into(),
+        data,
+    }
+}
+
+fn write<'a>(tensor: &Tensor, clamp: Clamp, data: &'a mut [i8]) -> Output<'a> {
+    Output {
+        shape: tensor.shape,
+        zero_point: tensor.zero_point.into(),
+        clamp,
+        data,
+    }
+}
+
+/// Two ranges to read and one to write; the plan keeps the last apart from the
+/// other two, which may overlap.
+fn split(
+    arena: &mut [i8],
+    a: Range<usize>,
+    b: Range<usize>,
+    out: Range<usize>,
+) -> (&[i8], &[i8], &mut [i8]) {
+    let (head, rest) = arena.split_at_mut(out.start);
+    let (written, tail) = rest.split_at_mut(out.len());
+    let (head, tail) = (&*head, &*tail);
+    let pick = |range: Range<usize>| {
+        if range.end <= out.start {
+            &head[range]
+        } else {
+            &tail[range.start - out.end..range.end - out.end]
+        }
+    };
+    (pick(a), pick(b), written)
+}

@@ -1,0 +1,57 @@
+//! Convolution.
+
+use super::{Input, Output, Params, dot, overlap};
+use crate::layer::Window;
+
+/// `out[y, x, o] = clamp(zp + m_o * (bias_o + sum (in - zp_in) * w[o, ky, kx, i]))`,
+/// rounded twice as TensorFlow Lite's reference does for convolutions.
+///
+/// Padding stands for real 0, so it adds nothing and is skipped.
+pub fn conv2d(window: Window, input: Input, params: Params, output: Output) {
+    let channels = input.shape.channels();
+    let row = input.shape.width() * channels;
+    let kernel_row = window.kernel.width() * channels;
+    let fan_in = window.kernel.height() * kernel_row;
+    let (top, left) = window.padding_before(input.shape);
+    let zero_point = input.zero_point as i16;
+    let mut pixels = output.data.chunks_exact_mut(output.shape.channels());
+
+    for y in 0..output.shape.height() {
+        let rows = overlap(
+            y,
+            window.stride.height(),
+            top,
+            window.kernel.height(),
+            input.shape.height(),
+        );
+        for x in 0..output.shape.width() {
+            let columns = overlap(
+                x,
+                window.stride.width(),
+                left,
+                window.kernel.width(),
+                input.shape.width(),
+            );
+            let run = columns.input.len() * channels;
+            let input_start = rows.input.start * row + columns.input.start * channels;
+            let weight_start = rows.kernel_start * kernel_row + columns.kernel_start * channels;
+            let Some(pixel) = pixels.next() else { return };
+            let filters = params.weights.chunks_exact(fan_in).zip(params.channels());
+            for (out, (filter, (bias, multiplier))) in pixel.iter_mut().zip(filters) {
+                let mut sum = bias;
+                for ky in 0..rows.input.len() {
+                    let from = input_start + ky * row;
+                    let weights = weight_start + ky * kernel_row;
+                    sum += dot(
+                        &input.data[from..from + run],
+                        zero_point,
+                        &filter[weights..weights + run],
+                    );
+                }
+                *out = output
+                    .clamp
+                    .apply(multiplier.twice(sum).saturating_add(output.zero_point));
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Portable reference kernels: plain Rust, compiled for every target, and the
+//! definition of what every faster kernel must compute.
+//!
+//! The caller, [`crate::Engine`], passes slices whose lengths fit the shapes;
+//! [`crate::Model::parse`] has proved that they do.
+
+pub mod add;
+pub mod conv2d;
+pub mod dense;
+pub mod depthwise_conv2d;
+pub mod pool2d;
+pub mod softmax;
+
+use core::ops::Range;
+
+use crate::arith::{Clamp, Multiplier};
+use crate::layer::Shape;
+
+/// A tensor to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// Shape; `data` has `shape.len()` elements in NHWC order.
+    pub shape: Shape,
+    /// The int8 value that stands for 0, -128 to 127.
+    pub zero_point: i32,
+    /// Elements.
+    pub data: &'a [i8],
+}
+
+/// A tensor to write.
+#[derive(Debug)]
+pub struct Output<'a> {
+    /// Shape; `data` has `shape.len()` elements in NHWC order.
+    pub shape: Shape,
+    /// The int8 value that stands for 0, -128 to 127.
+    pub zero_point: i32,
+    /// Range of the fused activation.
+    pub clamp: Clamp,
+    /// Elements.
+    pub data: &'a mut [i8],
+}
+
+/// Parameters of a convolution or a dense layer, in place in the model file.
+#[derive(Clone, Copy, Debug)]
+pub struct Params<'a> {
+    /// Weights, in the order of [`crate::layer::ParamShape`].
+    pub weights: &'a [i8],
+    /// One per output channel, in units of input scale x weight scale.
+    pub bias: &'a [[u8; 4]],
+    /// One mantissa per output channel.
+    pub mantissas: &'a [[u8; 4]],
+    /// One shift per output channel.
+    pub shifts: &'a [i8],
+}
+
+impl<'a> Params<'a> {
+    /// Bias and factor of each output channel, in order.
+    pub fn channels(self) -> impl Iterator<Item = (i32, Multiplier)> + use<'a> {
+        self.bias
+            .iter()
+            .zip(self.mantissas)
+            .zip(self.shifts)
+            .map(|((&bias, &mantissa), &shift)| {
+                (
+                    i32::from_le_bytes(bias),
+                    Multiplier::trusted(mantissa, shift),
+                )
+            })
+    }
+}
+
+/// Sum of `(x - zero_point) * w` over two slices of one length.
+#[inline]
+fn dot(input: &[i8], zero_point: i16, weights: &[i8]) -> i32 {
+    input
+        .iter()
+        .zip(weights)
+        .map(|(&x, &w)| i32::from(i16::from(x) - zero_point) * i32::from(w))
+        .sum()
+}
+
+/// The part of a window that lies inside the input, along one side: which rows
+/// of the input, and from which row of the kernel on.
+#[derive(Clone, Debug)]
+struct Overlap {
+    input: Range<usize>,
+    kernel_start: usize,
+}
+
+/// Window number `index` along a side of `input` elements.
+fn overlap(index: usize, stride: usize, before: usize, kernel: usize, input: usize) -> Overlap {
+    let start = index * stride;
+    let first = start.max(before);
+    let last = (start + kernel).min(input + before).max(first);
+    Overlap {
+        input: first - before..last - before,
+        kernel_start: first - start,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_cut_at_both_borders() {
+        // 4 elements, kernel 3, stride 1, one zero on each side.
+        let cut: Vec<_> = (0..4).map(|i| overlap(i, 1, 1, 3, 4)).collect();
+        let ranges: Vec<_> = cut.iter().map(|o| (o.input.clone(), o.kernel_start)).collect();
+        assert_eq!(ranges, [(0..2, 1), (0..3, 0), (1..4, 0), (2..4, 0)]);
+    }
+
+    #[test]
+    fn dot_centres_the_input() {
+        assert_eq!(dot(&[-128, 127], -128, &[5, -127]), -127 * 255);
+        assert_eq!(dot(&[-128, 127], 127, &[-128, 1]), 255 * 128);
+    }
+}
