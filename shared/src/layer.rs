@@ -597,10 +597,7 @@ mod tests {
             add.output_shape(&[shape(2, 2, 1), shape(2, 2, 2)]),
             Err(ShapeError::AddShapes)
         );
-        assert_eq!(
-            add.output_shape(&[shape(2, 2, 1)]),
-            Err(ShapeError::Inputs)
-        );
+        assert_eq!(add.output_shape(&[shape(2, 2, 1)]), Err(ShapeError::Inputs));
         assert_eq!(Shape::new(0, 1, 1), Err(ShapeError::Size));
         assert_eq!(Shape::new(65_535, 65_535, 1), Err(ShapeError::Size));
     }

@@ -449,7 +449,10 @@ impl<'a> Model<'a> {
         let (words, _) = block.as_chunks::<4>();
         let factor = |index: usize| {
             let word = |i: usize| words.get(i).copied().unwrap_or_default();
-            Multiplier::trusted(word(2 * index), i32::from_le_bytes(word(2 * index + 1)) as i8)
+            Multiplier::trusted(
+                word(2 * index),
+                i32::from_le_bytes(word(2 * index + 1)) as i8,
+            )
         };
         match step.layer {
             Layer::Add(_) => Data::Add(AddFactors {
@@ -580,7 +583,25 @@ impl<'a> Header<'a> {
         let (header, _) = bytes
             .split_first_chunk::<HEADER_BYTES>()
             .ok_or(cut_off(HEADER_BYTES))?;
-        let [.., v0, v1, r0, r1, l0, l1, l2, l3, c0, c1, c2, c3, d0, d1, d2, d3] = *header;
+        let [
+            ..,
+            v0,
+            v1,
+            r0,
+            r1,
+            l0,
+            l1,
+            l2,
+            l3,
+            c0,
+            c1,
+            c2,
+            c3,
+            d0,
+            d1,
+            d2,
+            d3,
+        ] = *header;
         let found = u16::from_le_bytes([v0, v1]);
         if found != VERSION {
             return Err(ParseError::Version { found });
@@ -684,7 +705,9 @@ impl Network {
     }
 
     fn output(&self) -> Result<&Tensor, ParseError> {
-        self.tensors.last().ok_or(ParseError::LayerCount { count: 0 })
+        self.tensors
+            .last()
+            .ok_or(ParseError::LayerCount { count: 0 })
     }
 
     fn push_tensor(&mut self, shape: Shape, quant: Quant) -> Result<(), ParseError> {

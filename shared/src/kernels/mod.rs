@@ -106,7 +106,10 @@ mod tests {
     fn windows_are_cut_at_both_borders() {
         // 4 elements, kernel 3, stride 1, one zero on each side.
         let cut: Vec<_> = (0..4).map(|i| overlap(i, 1, 1, 3, 4)).collect();
-        let ranges: Vec<_> = cut.iter().map(|o| (o.input.clone(), o.kernel_start)).collect();
+        let ranges: Vec<_> = cut
+            .iter()
+            .map(|o| (o.input.clone(), o.kernel_start))
+            .collect();
         assert_eq!(ranges, [(0..2, 1), (0..3, 0), (1..4, 0), (2..4, 0)]);
     }
 

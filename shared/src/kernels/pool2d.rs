@@ -44,13 +44,7 @@ fn pool2d(
             input.shape.height(),
         );
         for x in 0..output.shape.width() {
-            let columns = overlap(
-                x,
-                window.stride.width(),
-                left,
-                window.kernel.width(),
-                width,
-            );
+            let columns = overlap(x, window.stride.width(), left, window.kernel.width(), width);
             let count = (rows.input.len() * columns.input.len()).max(1) as i32;
             let Some(pixel) = pixels.next() else { return };
             for (channel, out) in pixel.iter_mut().enumerate() {
