@@ -1,13 +1,13 @@
 //! The int8 arithmetic of TensorFlow Lite, to the bit.
 //!
-//! A real factor `m` in (0, 2^31) is stored as `mantissa * 2^(shift - 31)` with
-//! a 31-bit mantissa. Two ways of rounding are in use, and each kernel must use
-//! its own (see `tests/vectors/README.md` for how that was found out):
+//! The reference kernels scale an accumulator in two ways, and each kernel must
+//! use its own (`tests/vectors/README.md` tells how that was found out):
 //!
-//! * [`Multiplier::twice`] rounds after the high multiplication and again after
-//!   the right shift (gemmlowp's `SaturatingRoundingDoublingHighMul` and
-//!   `RoundingDivideByPOT`).
-//! * [`Multiplier::once`] keeps 64 bits and rounds a single time, ties upwards.
+//! * Convolutions and additions store the real factor as `mantissa * 2^(shift -
+//!   31)` with a 31-bit mantissa and round twice, after the high multiplication
+//!   and after the right shift: [`Multiplier::apply`].
+//! * Fully connected layers multiply by the factor as an `f64` and round once,
+//!   ties away from zero: [`scale`].
 
 /// Largest size of a bias, see [`crate::layer::MAX_FAN_IN`].
 pub const MAX_BIAS: i32 = 1 << 30;
@@ -51,8 +51,9 @@ impl Multiplier {
         self.shift
     }
 
-    /// `x` times the factor, rounded twice.
-    pub const fn twice(self, x: i32) -> i32 {
+    /// `x` times the factor, rounded twice (gemmlowp's
+    /// `SaturatingRoundingDoublingHighMul`, then its `RoundingDivideByPOT`).
+    pub const fn apply(self, x: i32) -> i32 {
         let (left, right) = if self.shift > 0 {
             (self.shift as u32, 0)
         } else {
@@ -61,13 +62,14 @@ impl Multiplier {
         let high = doubling_high_mul(x.wrapping_shl(left), self.mantissa);
         rounding_shift_right(high, right)
     }
+}
 
-    /// `x` times the factor, rounded once, ties upwards.
-    pub const fn once(self, x: i32) -> i32 {
-        let shift = (31 - self.shift as i32) as u32;
-        let product = x as i64 * self.mantissa as i64;
-        ((product + (1 << (shift - 1))) >> shift) as i32
-    }
+/// round(x * factor), ties away from zero, saturating.
+pub fn scale(x: i32, factor: f64) -> i32 {
+    let real = f64::from(x) * factor;
+    let whole = real as i32;
+    let rest = real - f64::from(whole);
+    whole.saturating_add(i32::from(rest >= 0.5) - i32::from(rest <= -0.5))
 }
 
 /// round(a * b / 2^31), ties upwards; not for a = b = -2^31. gemmlowp's `SaturatingRoundingDoublingHighMul`.
@@ -111,37 +113,34 @@ mod tests {
     }
 
     #[test]
-    fn a_half_scales_by_a_half() {
+    fn the_two_ways_part_at_ties_below_zero() {
         let half = multiplier(1 << 30, 0);
-        assert_eq!([half.twice(10), half.once(10)], [5, 5]);
-        assert_eq!([half.twice(3), half.once(3)], [2, 2]);
-        assert_eq!([half.twice(-3), half.once(-3)], [-1, -1]);
+        assert_eq!([half.apply(10), scale(10, 0.5)], [5, 5]);
+        assert_eq!([half.apply(3), scale(3, 0.5)], [2, 2]);
+        assert_eq!([half.apply(-3), scale(-3, 0.5)], [-1, -2]);
     }
 
     #[test]
-    fn ties_below_zero_part_once_there_is_a_right_shift() {
-        let quarter = multiplier(1 << 30, -1);
-        assert_eq!([quarter.twice(-6), quarter.once(-6)], [-2, -1]);
-    }
-
-    #[test]
-    fn rounding_twice_can_differ_from_once_by_one() {
-        let m = multiplier((1 << 30) + 1, -1);
-        let differing = (0..100_000).filter(|&x| m.twice(x) != m.once(x)).count();
-        assert!(differing > 0);
+    fn a_shift_rounds_a_second_time() {
+        // 5 / 8 = 0.625: 2.5 becomes 3 first, then 3 / 4 becomes 1.
+        let eighth = multiplier(1 << 30, -2);
+        assert_eq!([eighth.apply(5), scale(5, 0.125)], [1, 1]);
+        // 3 / 8 = 0.375: 1.5 becomes 2 first, then 2 / 4 becomes 1.
+        assert_eq!([eighth.apply(3), scale(3, 0.125)], [1, 0]);
     }
 
     #[test]
     fn extremes_do_not_overflow() {
+        let xs = [i32::MIN, -1, 0, 1, i32::MAX];
         for shift in -31..=30 {
             for mantissa in [0, 1 << 30, i32::MAX] {
-                let m = multiplier(mantissa, shift);
-                for x in [i32::MIN, -1, 0, 1, i32::MAX] {
-                    m.twice(x);
-                    m.once(x);
-                }
+                let scaled = xs.map(|x| multiplier(mantissa, shift).apply(x));
+                assert_eq!(scaled[2], 0);
             }
         }
+        assert_eq!(scale(i32::MAX, 1e300), i32::MAX);
+        assert_eq!(scale(i32::MIN, 1e300), i32::MIN);
+        assert_eq!(scale(1, 0.499_999_999_999_999_94), 0);
     }
 
     #[test]

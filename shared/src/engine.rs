@@ -65,13 +65,13 @@ impl<'m, 'a> Engine<'m, 'a> {
         let output = write(out, step.clamp, data_out);
         let window = step.layer.window(a.shape);
         match (step.layer, window, self.model.data(step)) {
-            (Layer::Conv2d(_), Some(window), Data::Params(params)) => {
+            (Layer::Conv2d(_), Some(window), Data::Conv(params)) => {
                 conv2d(window, input, params, output);
             }
-            (Layer::DepthwiseConv2d(_), Some(window), Data::Params(params)) => {
+            (Layer::DepthwiseConv2d(_), Some(window), Data::Conv(params)) => {
                 depthwise_conv2d(window, input, params, output);
             }
-            (Layer::Dense(_), _, Data::Params(params)) => dense(input, params, output),
+            (Layer::Dense(_), _, Data::Dense(params)) => dense(input, params, output),
             (Layer::MaxPool2d(_), Some(window), _) => max_pool2d(window, input, output),
             (Layer::AvgPool2d(_) | Layer::GlobalAvgPool2d, Some(window), _) => {
                 avg_pool2d(window, input, output);

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::arith::{Clamp, MAX_BIAS, Multiplier};
 use crate::golden::Golden;
-use crate::kernels::Params;
 use crate::kernels::add::AddFactors;
 use crate::kernels::softmax::SoftmaxFactor;
+use crate::kernels::{ConvParams, DenseParams};
 use crate::layer::{Activation, Layer, ParamShape, Shape, ShapeError};
 use crate::plan::{self, Lifetime, MAX_TENSORS};
 
@@ -101,18 +101,21 @@ pub struct Node {
 ///
 /// | layer | block |
 /// |---|---|
-/// | with weights | int8 weights, padded to 4; int32 bias, int32 mantissa, int8 shift for each channel |
+/// | `conv2d`, `depthwise_conv2d` | int8 weights, padded to 4; int32 biases; int32 mantissas; int8 shifts |
+/// | `dense` | int8 weights, padded to 4; int32 biases; f64 factors |
 /// | `add` | int32 mantissa and int32 shift for input a, input b, output |
 /// | `softmax` | int32 mantissa and int32 shift of the input |
 /// | others | nothing |
 pub fn block_bytes(layer: &Layer, input: Shape) -> usize {
-    match layer {
-        Layer::Add(_) => 24,
-        Layer::Softmax => 8,
-        _ => layer
-            .params(input)
-            .map_or(0, |p| p.weights().next_multiple_of(4) + 9 * p.channels),
-    }
+    let per_channel = match layer {
+        Layer::Add(_) => return 24,
+        Layer::Softmax => return 8,
+        Layer::Dense(_) => 4 + 8,
+        _ => 4 + 4 + 1,
+    };
+    layer.params(input).map_or(0, |params| {
+        params.weights().next_multiple_of(4) + per_channel * params.channels
+    })
 }
 
 /// Offset in the file at which the weight section starts.
@@ -270,8 +273,10 @@ pub struct Step {
 /// Contents of a layer's block.
 #[derive(Clone, Copy, Debug)]
 pub enum Data<'a> {
-    /// Weights and their factors.
-    Params(Params<'a>),
+    /// Of a convolution.
+    Conv(ConvParams<'a>),
+    /// Of a dense layer.
+    Dense(DenseParams<'a>),
     /// Factors of an addition.
     Add(AddFactors),
     /// Factor of a softmax.
@@ -443,8 +448,8 @@ impl<'a> Model<'a> {
     /// Contents of a layer's block.
     pub fn data(&self, step: &Step) -> Data<'a> {
         let block = self.file.get(step.block as usize..).unwrap_or_default();
-        if let Some(params) = self.params(step) {
-            return Data::Params(split_params(block, params));
+        if let Some(shape) = self.params(step) {
+            return split_params(&step.layer, block, shape);
         }
         let (words, _) = block.as_chunks::<4>();
         let factor = |index: usize| {
@@ -467,36 +472,42 @@ impl<'a> Model<'a> {
 
     fn check_parameters(&self) -> Result<(), ParseError> {
         for (layer, step) in self.steps.iter().enumerate() {
-            let error = |channel| ParseError::Parameter { layer, channel };
-            if let Data::Params(params) = self.data(step) {
-                for (channel, (bias, factor)) in params.channels().enumerate() {
-                    let normal = Multiplier::new(factor.mantissa(), factor.shift().into());
-                    if normal.is_none() || bias.unsigned_abs() > MAX_BIAS as u32 {
-                        return Err(error(channel));
-                    }
-                }
-                continue;
-            }
-            // The shifts of additions and of softmax are whole words.
-            let bytes = block_bytes(&step.layer, self.tensor(step.inputs[0]).shape);
-            let start = step.block as usize;
-            let block = self.file.get(start..start + bytes).unwrap_or_default();
-            let (factors, _) = block.as_chunks::<8>();
-            for (channel, &[a, b, c, d, e, f, g, h]) in factors.iter().enumerate() {
-                let mantissa = i32::from_le_bytes([a, b, c, d]);
-                let shift = i32::from_le_bytes([e, f, g, h]);
-                let in_range = match step.layer {
-                    // Both inputs are scaled down, so their sum fits.
-                    Layer::Add(_) if channel < 2 => shift <= 0,
-                    Layer::Softmax => shift >= 0,
-                    _ => true,
-                };
-                if Multiplier::new(mantissa, shift).is_none() || !in_range {
-                    return Err(error(channel));
-                }
+            let bias = |bias: i32| bias.unsigned_abs() <= MAX_BIAS as u32;
+            let wrong = match self.data(step) {
+                Data::Conv(params) => params
+                    .channels()
+                    .position(|(b, factor)| !(bias(b) && is_normal(factor))),
+                Data::Dense(params) => params
+                    .units()
+                    .position(|(b, factor)| !(bias(b) && factor.is_finite() && factor >= 0.0)),
+                Data::Add(_) | Data::Softmax(_) => self.wrong_pair(step),
+                Data::None => None,
+            };
+            if let Some(channel) = wrong {
+                return Err(ParseError::Parameter { layer, channel });
             }
         }
         Ok(())
+    }
+
+    /// The first pair of mantissa and shift, both whole words, out of range.
+    fn wrong_pair(&self, step: &Step) -> Option<usize> {
+        let bytes = block_bytes(&step.layer, self.tensor(step.inputs[0]).shape);
+        let start = step.block as usize;
+        let block = self.file.get(start..start + bytes).unwrap_or_default();
+        let (pairs, _) = block.as_chunks::<8>();
+        let in_range = |(index, &[a, b, c, d, e, f, g, h]): (usize, &[u8; 8])| {
+            let mantissa = i32::from_le_bytes([a, b, c, d]);
+            let shift = i32::from_le_bytes([e, f, g, h]);
+            let side = match step.layer {
+                // Both inputs are scaled down, so their sum fits.
+                Layer::Add(_) if index < 2 => shift <= 0,
+                Layer::Softmax => shift >= 0,
+                _ => true,
+            };
+            side && Multiplier::new(mantissa, shift).is_some()
+        };
+        pairs.iter().enumerate().position(|pair| !in_range(pair))
     }
 
     /// Computes the plan. `Flatten` writes nothing: its output is its input.
@@ -545,20 +556,33 @@ impl<'a> Model<'a> {
     }
 }
 
+fn is_normal(factor: Multiplier) -> bool {
+    Multiplier::new(factor.mantissa(), factor.shift().into()).is_some()
+}
+
 /// Cuts a block into its parts. The slices are as long as the shape says where
 /// the block is, which [`Network::read`] has checked.
-fn split_params(block: &[u8], shape: ParamShape) -> Params<'_> {
+fn split_params<'a>(layer: &Layer, block: &'a [u8], shape: ParamShape) -> Data<'a> {
     let (weights, rest) = split_at(block, shape.weights().next_multiple_of(4));
     let (bias, rest) = split_at(rest, 4 * shape.channels);
+    let weights = bytemuck::cast_slice(split_at(weights, shape.weights()).0);
+    let bias = bias.as_chunks().0;
+    if matches!(layer, Layer::Dense(_)) {
+        let (factors, _) = split_at(rest, 8 * shape.channels);
+        return Data::Dense(DenseParams {
+            weights,
+            bias,
+            factors: factors.as_chunks().0,
+        });
+    }
     let (mantissas, rest) = split_at(rest, 4 * shape.channels);
     let (shifts, _) = split_at(rest, shape.channels);
-    let (weights, _) = split_at(weights, shape.weights());
-    Params {
-        weights: bytemuck::cast_slice(weights),
-        bias: bias.as_chunks().0,
+    Data::Conv(ConvParams {
+        weights,
+        bias,
         mantissas: mantissas.as_chunks().0,
         shifts: bytemuck::cast_slice(shifts),
-    }
+    })
 }
 
 fn split_at(bytes: &[u8], at: usize) -> (&[u8], &[u8]) {

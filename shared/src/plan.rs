@@ -125,7 +125,7 @@ mod tests {
                 .collect();
             let plan = plan(&list);
             for a in 0..list.len() {
-                assert!(plan.offsets[a] % ALIGN == 0);
+                assert!(plan.offsets[a].is_multiple_of(ALIGN));
                 assert!(plan.offsets[a] + list[a].size <= plan.peak);
                 for b in 0..a {
                     let apart = plan.offsets[a] + list[a].size <= plan.offsets[b]

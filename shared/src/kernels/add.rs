@@ -21,12 +21,12 @@ pub struct AddFactors {
 /// each product rounded twice, as TensorFlow Lite's reference does.
 pub fn add(a: Input, b: Input, factors: AddFactors, output: Output) {
     let scaled = |value: i8, zero_point: i32, factor: Multiplier| {
-        factor.twice((i32::from(value) - zero_point) << LEFT_SHIFT)
+        factor.apply((i32::from(value) - zero_point) << LEFT_SHIFT)
     };
     for ((out, &x), &y) in output.data.iter_mut().zip(a.data).zip(b.data) {
         let sum = scaled(x, a.zero_point, factors.a) + scaled(y, b.zero_point, factors.b);
         *out = output
             .clamp
-            .apply(factors.output.twice(sum).saturating_add(output.zero_point));
+            .apply(factors.output.apply(sum).saturating_add(output.zero_point));
     }
 }

@@ -1,13 +1,13 @@
 //! Convolution.
 
-use super::{Input, Output, Params, dot, overlap};
+use super::{ConvParams, Input, Output, dot, overlap};
 use crate::layer::Window;
 
 /// `out[y, x, o] = clamp(zp + m_o * (bias_o + sum (in - zp_in) * w[o, ky, kx, i]))`,
 /// rounded twice as TensorFlow Lite's reference does for convolutions.
 ///
 /// Padding stands for real 0, so it adds nothing and is skipped.
-pub fn conv2d(window: Window, input: Input, params: Params, output: Output) {
+pub fn conv2d(window: Window, input: Input, params: ConvParams, output: Output) {
     let channels = input.shape.channels();
     let row = input.shape.width() * channels;
     let kernel_row = window.kernel.width() * channels;
@@ -50,7 +50,7 @@ pub fn conv2d(window: Window, input: Input, params: Params, output: Output) {
                 }
                 *out = output
                     .clamp
-                    .apply(multiplier.twice(sum).saturating_add(output.zero_point));
+                    .apply(multiplier.apply(sum).saturating_add(output.zero_point));
             }
         }
     }

@@ -1,11 +1,11 @@
 //! Depthwise convolution.
 
-use super::{Input, Output, Params, overlap};
+use super::{ConvParams, Input, Output, overlap};
 use crate::layer::Window;
 
 /// `out[y, x, o] = clamp(zp + m_o * (bias_o + sum (in[.., o / multiplier] - zp_in) * w[ky, kx, o]))`,
 /// rounded twice as TensorFlow Lite's reference does for convolutions.
-pub fn depthwise_conv2d(window: Window, input: Input, params: Params, output: Output) {
+pub fn depthwise_conv2d(window: Window, input: Input, params: ConvParams, output: Output) {
     let channels = input.shape.channels();
     let outputs = output.shape.channels();
     let multiplier = outputs / channels;
@@ -41,7 +41,7 @@ pub fn depthwise_conv2d(window: Window, input: Input, params: Params, output: Ou
                 }
                 *out = output
                     .clamp
-                    .apply(factor.twice(sum).saturating_add(output.zero_point));
+                    .apply(factor.apply(sum).saturating_add(output.zero_point));
             }
         }
     }

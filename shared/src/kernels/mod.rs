@@ -40,9 +40,9 @@ pub struct Output<'a> {
     pub data: &'a mut [i8],
 }
 
-/// Parameters of a convolution or a dense layer, in place in the model file.
+/// Parameters of a convolution, in place in the model file.
 #[derive(Clone, Copy, Debug)]
-pub struct Params<'a> {
+pub struct ConvParams<'a> {
     /// Weights, in the order of [`crate::layer::ParamShape`].
     pub weights: &'a [i8],
     /// One per output channel, in units of input scale x weight scale.
@@ -53,7 +53,7 @@ pub struct Params<'a> {
     pub shifts: &'a [i8],
 }
 
-impl<'a> Params<'a> {
+impl<'a> ConvParams<'a> {
     /// Bias and factor of each output channel, in order.
     pub fn channels(self) -> impl Iterator<Item = (i32, Multiplier)> + use<'a> {
         self.bias
@@ -66,6 +66,27 @@ impl<'a> Params<'a> {
                     Multiplier::trusted(mantissa, shift),
                 )
             })
+    }
+}
+
+/// Parameters of a dense layer, in place in the model file.
+#[derive(Clone, Copy, Debug)]
+pub struct DenseParams<'a> {
+    /// Weights, unit by unit.
+    pub weights: &'a [i8],
+    /// One per unit, in units of input scale x weight scale.
+    pub bias: &'a [[u8; 4]],
+    /// One `f64` factor per unit.
+    pub factors: &'a [[u8; 8]],
+}
+
+impl<'a> DenseParams<'a> {
+    /// Bias and factor of each unit, in order.
+    pub fn units(self) -> impl Iterator<Item = (i32, f64)> + use<'a> {
+        self.bias
+            .iter()
+            .zip(self.factors)
+            .map(|(&bias, &factor)| (i32::from_le_bytes(bias), f64::from_le_bytes(factor)))
     }
 }
 

@@ -1,0 +1,15 @@
+//! From float to int8: ranges seen on sample pictures, scales, factors, and the
+//! model file.
+//!
+//! The scheme is the TensorFlow Lite quantisation specification: weights int8
+//! per output channel and symmetric, activations int8 per tensor and
+//! asymmetric, biases int32 in units of input scale x weight scale.
+
+mod calibrate;
+mod export;
+pub mod factor;
+mod writer;
+
+pub use calibrate::{Ranges, calibrate};
+pub use export::{ExportError, ExportOptions, export};
+pub use writer::{Block, ModelFile, WriteError, WrittenLayer};
