@@ -20,10 +20,10 @@ pub struct Multiplier {
 }
 
 impl Multiplier {
-    /// `None` unless mantissa is 0 or in 2^30..2^31 and shift in -31..=30.
+    /// `None` unless mantissa is 0 or in 2^30..2^31 and shift in -31..=31.
     pub const fn new(mantissa: i32, shift: i32) -> Option<Self> {
         let normal = mantissa == 0 || mantissa >= 1 << 30;
-        if normal && shift >= -31 && shift <= 30 {
+        if normal && shift >= -31 && shift <= 31 {
             Some(Self {
                 mantissa,
                 shift: shift as i8,
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn extremes_do_not_overflow() {
         let xs = [i32::MIN, -1, 0, 1, i32::MAX];
-        for shift in -31..=30 {
+        for shift in -31..=31 {
             for mantissa in [0, 1 << 30, i32::MAX] {
                 let scaled = xs.map(|x| multiplier(mantissa, shift).apply(x));
                 assert_eq!(scaled[2], 0);
@@ -147,7 +147,7 @@ mod tests {
     fn only_normal_factors_exist() {
         assert_eq!(Multiplier::new(1, 0), None);
         assert_eq!(Multiplier::new(-1, 0), None);
-        assert_eq!(Multiplier::new(1 << 30, 31), None);
+        assert_eq!(Multiplier::new(1 << 30, 32), None);
         assert_eq!(Multiplier::new(1 << 30, -32), None);
     }
 

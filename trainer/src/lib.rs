@@ -1,1 +1,16 @@
-//! trainer
+//! Trains a convolutional network on a small sample, compresses it, and packs it
+//! into a model file that the same engine runs on the host and on a chip.
+//!
+//! Burn appears in [`network`], [`train`] and [`quantise::calibrate()`] only.
+
+pub mod augment;
+pub mod checkpoint;
+pub mod compress;
+pub mod config;
+pub mod data;
+pub mod device;
+pub mod network;
+pub mod quantise;
+pub mod score;
+pub mod simulate;
+pub mod train;

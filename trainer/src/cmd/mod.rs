@@ -1,0 +1,70 @@
+//! One module for each command, each with its own `Cmd` and `run`.
+
+mod build;
+mod compress;
+mod data;
+mod error;
+mod export;
+mod flash;
+mod footprint;
+mod inspect;
+mod model;
+mod new;
+mod project;
+mod run;
+mod simulate;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+pub use error::Error;
+
+use crate::output::finish;
+
+/// What `espalier` can do.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Make a project folder to start from
+    New(new::Cmd),
+    /// Every step: train, compress, export, simulate, measure, run on an emulated chip
+    Build(build::Cmd),
+    /// What is in a data source, and how its augmented pictures look
+    Data(data::Cmd),
+    /// Train the float network of a project
+    Train(train::Cmd),
+    /// Prune a checkpoint
+    Compress(compress::Cmd),
+    /// Quantise a checkpoint and write the model file
+    Export(export::Cmd),
+    /// The layers of a model file
+    Inspect(inspect::Cmd),
+    /// Run the int8 engine on this machine: accuracy and confusion
+    Simulate(simulate::Cmd),
+    /// What a model costs: flash, RAM, instructions, and which chips it fits
+    Footprint(footprint::Cmd),
+    /// Run the real firmware in an emulator and compare every byte
+    Run(run::Cmd),
+    /// Put firmware and model on a real board and show its log
+    Flash(flash::Cmd),
+}
+
+impl Command {
+    /// Runs the command and prints its result.
+    pub fn run(self, json: bool) -> ExitCode {
+        match self {
+            Self::New(cmd) => finish(cmd.run(), json),
+            Self::Build(cmd) => finish(cmd.run(), json),
+            Self::Data(cmd) => finish(cmd.run(), json),
+            Self::Train(cmd) => finish(cmd.run(), json),
+            Self::Compress(cmd) => finish(cmd.run(), json),
+            Self::Export(cmd) => finish(cmd.run(), json),
+            Self::Inspect(cmd) => finish(cmd.run(), json),
+            Self::Simulate(cmd) => finish(cmd.run(), json),
+            Self::Footprint(cmd) => finish(cmd.run(), json),
+            Self::Run(cmd) => finish(cmd.run(), json),
+            Self::Flash(cmd) => finish(cmd.run(), json),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! `espalier simulate`: the int8 engine on this machine.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use espalier::data::{self, Part, Source};
+use espalier::score::Score;
+use serde::Serialize;
+
+use super::Error;
+use super::model::{ModelPath, parse};
+use crate::output::{Report, table};
+
+/// Flags of the command.
+#[derive(Args)]
+pub struct Cmd {
+    #[command(flatten)]
+    path: ModelPath,
+    /// Folder of class folders, folder of IDX files, or fashion-mnist
+    source: PathBuf,
+    /// Use the training part instead of the test part
+    #[arg(long)]
+    train_part: bool,
+}
+
+/// Accuracy and confusion.
+#[derive(Serialize)]
+pub struct Simulation {
+    #[serde(flatten)]
+    pub score: Score,
+    seconds: f64,
+}
+
+impl Cmd {
+    /// Answers every picture.
+    pub fn run(self) -> Result<Simulation, Error> {
+        let bytes = self.path.read()?;
+        let model = parse(&bytes, &self.path.model)?;
+        let source = Source::parse(&self.source, Path::new(""))?;
+        let part = match self.train_part {
+            true => Part::Train,
+            false => Part::Test,
+        };
+        let dataset = data::load(&source, part, &espalier::simulate::options(&model))?;
+        let start = Instant::now();
+        let score = espalier::simulate::simulate(&model, &dataset)?;
+        Ok(Simulation {
+            score,
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+impl Report for Simulation {}
+
+impl fmt::Display for Simulation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Score {
+            correct,
+            total,
+            balanced_accuracy,
+            ..
+        } = &self.score;
+        writeln!(f, "{}", confusion(&self.score))?;
+        writeln!(f, "accuracy           {}", self.score.percent())?;
+        writeln!(f, "balanced accuracy  {:.1} %", 100.0 * balanced_accuracy)?;
+        write!(f, "{correct} of {total} right in {:.2} s", self.seconds)
+    }
+}
+
+/// Rows are the truth, columns the answers.
+pub fn confusion(score: &Score) -> comfy_table::Table {
+    let mut rows = table(["truth", "recall"]);
+    let names = score.per_class.iter().map(|c| c.class.clone());
+    let header = ["truth".to_owned(), "recall".to_owned()];
+    rows.set_header(header.into_iter().chain(names));
+    for (class, counts) in score.per_class.iter().zip(&score.confusion) {
+        let counts = counts.iter().map(|count| match count {
+            0 => "·".to_owned(),
+            count => count.to_string(),
+        });
+        let recall = format!("{:.1} %", 100.0 * class.recall);
+        rows.add_row([class.class.clone(), recall].into_iter().chain(counts));
+    }
+    rows
+}

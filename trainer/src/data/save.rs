@@ -1,0 +1,141 @@
+//! Files that are there whole or not at all.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use image::{ExtendedColorType, ImageEncoder};
+use tempfile::{Builder, NamedTempFile};
+
+use super::{DataError, PictureShape};
+
+/// Saves pixels (unsigned bytes, HWC, [`PictureShape::bytes`] of them) as a PNG file, grey or RGB, as small as the
+/// encoder makes it. The file appears whole or not at all.
+///
+/// # Errors
+///
+/// [`DataError::BadPicture`] if the pixels do not have the shape, [`DataError::Io`] if the file can not be written.
+pub fn save_png(file: &Path, pixels: &[u8], shape: PictureShape) -> Result<(), DataError> {
+    // Which filter is smaller depends on the picture.
+    let both =
+        [FilterType::NoFilter, FilterType::Adaptive].map(|filter| encode(pixels, shape, filter));
+    let [plain, adaptive] = both.map(|png| {
+        png.map_err(|reason| DataError::BadPicture {
+            file: file.to_path_buf(),
+            reason,
+        })
+    });
+    let (plain, adaptive) = (plain?, adaptive?);
+    let smaller = if adaptive.len() < plain.len() {
+        adaptive
+    } else {
+        plain
+    };
+    write_whole(file, |to| to.write_all(&smaller)).map_err(DataError::io(file))
+}
+
+fn encode(pixels: &[u8], shape: PictureShape, filter: FilterType) -> Result<Vec<u8>, String> {
+    if pixels.len() != shape.bytes() {
+        return Err(format!(
+            "{} bytes are not a picture of {shape}",
+            pixels.len()
+        ));
+    }
+    let colour = match shape.channels {
+        1 => ExtendedColorType::L8,
+        3 => ExtendedColorType::Rgb8,
+        other => return Err(format!("{other} channels; PNG files have 1 or 3 here")),
+    };
+    let side = |side| u32::try_from(side).map_err(|_| format!("{shape} is too large for PNG"));
+    let mut png = Vec::new();
+    let encoder = PngEncoder::new_with_quality(&mut png, CompressionType::Best, filter);
+    let written = encoder.write_image(pixels, side(shape.width)?, side(shape.height)?, colour);
+    written.map(|()| png).map_err(|error| error.to_string())
+}
+
+/// Writes beside `file`, brings it to the disk, and only then gives it its name.
+fn write_whole(
+    file: &Path,
+    write: impl FnOnce(&mut NamedTempFile) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut beside = beside(file)?;
+    write(&mut beside)?;
+    settle(beside, file)
+}
+
+/// A new file in the folder of `file`, which goes away unless [`settle`] is reached.
+pub(super) fn beside(file: &Path) -> io::Result<NamedTempFile> {
+    let folder = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let mut builder = Builder::new();
+    #[cfg(unix)]
+    {
+        // Like any new file, less the user's mask; a temporary file is otherwise its owner's alone.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    builder.prefix(".espalier-").tempfile_in(folder)
+}
+
+/// Brings a file to the disk and renames it to `file`.
+pub(super) fn settle(beside: NamedTempFile, file: &Path) -> io::Result<()> {
+    beside.as_file().sync_all()?;
+    beside.persist(file)?;
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn png_files_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        for channels in [1, 3] {
+            let shape = PictureShape {
+                height: 5,
+                width: 7,
+                channels,
+            };
+            let pixels: Vec<u8> = (0..shape.bytes()).map(|at| (at * 37) as u8).collect();
+            let file = folder.path().join("picture.png");
+            save_png(&file, &pixels, shape).unwrap();
+            let read = image::open(&file).unwrap();
+            assert_eq!(
+                (
+                    read.height(),
+                    read.width(),
+                    usize::from(read.color().channel_count())
+                ),
+                (5, 7, channels)
+            );
+            assert_eq!(read.into_bytes(), pixels);
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_fails_leaves_the_old_file_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("picture.png");
+        fs::write(&file, "old").unwrap();
+        let shape = PictureShape {
+            height: 5,
+            width: 7,
+            channels: 1,
+        };
+        let error = save_png(&file, &[0; 34], shape).unwrap_err().to_string();
+        assert!(
+            error.contains("34 bytes are not a picture of 5x7x1"),
+            "{error}"
+        );
+        assert!(write_whole(&file, |_| Err(io::Error::other("disk full"))).is_err());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(save_png(&folder.path().join("gone/picture.png"), &[0; 35], shape).is_err());
+    }
+}

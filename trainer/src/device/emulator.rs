@@ -1,0 +1,328 @@
+//! Runs the firmware in QEMU.
+//!
+//! One nanosecond of the emulated clock is one instruction (`-icount shift=0`), so SysTick counts instructions and every
+//! run gives the same number. The firmware reads and writes files of a folder that lives as long as the run.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use bytemuck::{cast_slice, cast_vec};
+use shared::report::{Exit, Report};
+use tempfile::TempDir;
+
+use super::board::{Board, BoardError};
+use super::firmware::tail;
+use super::log::{Words, WordsError};
+
+const QEMU: &str = "qemu-system-arm";
+
+/// What a run gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmulatorRun {
+    /// The outputs, one behind the other.
+    pub outputs: Vec<i8>,
+    /// What the firmware measured.
+    pub report: Report,
+    /// Instructions of all inferences together, exact to one tick of SysTick in each.
+    pub instructions: u64,
+    /// What the firmware said.
+    pub log: Vec<String>,
+}
+
+/// Why a run gave nothing, or nothing to trust.
+#[derive(Debug, thiserror::Error)]
+pub enum EmulatorError {
+    /// QEMU knows no such board.
+    #[error("{0} is a real board, not an emulated one: use `espalier flash`, or choose a board whose board.toml has an [emulator]")]
+    NotEmulated(&'static str),
+    /// The board has no room for the model.
+    #[error(transparent)]
+    Board(#[from] BoardError),
+    /// QEMU is not there.
+    #[error(
+        "{QEMU} is not installed: `apt install --no-install-recommends qemu-system-arm` on Debian and Ubuntu, \
+         `brew install qemu` on macOS, or from https://www.qemu.org/download"
+    )]
+    NotInstalled,
+    /// A file could not be used.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The ELF has no log.
+    #[error(transparent)]
+    Words(#[from] WordsError),
+    /// It did not end in time.
+    #[error("the firmware was stopped after {limit:?}; a larger model needs a larger time limit. The end of its log:\n{log}")]
+    Timeout {
+        /// The limit.
+        limit: Duration,
+        /// The end of its log.
+        log: String,
+    },
+    /// The self-test failed.
+    #[error(
+        "{} of the model's {} golden vectors give other bytes on {board} than on the host",
+        .run.report.self_test_failures, .run.report.self_tests
+    )]
+    SelfTest {
+        /// The board.
+        board: &'static str,
+        /// The run, complete otherwise.
+        run: Box<EmulatorRun>,
+    },
+    /// The firmware refused.
+    #[error("{} The end of its log:\n{log}", refusal(.exit))]
+    Refused {
+        /// Its exit code.
+        exit: Exit,
+        /// The end of its log.
+        log: String,
+    },
+    /// QEMU itself failed, or the firmware met a fault that it could not report.
+    #[error("the emulator ended with {status}; what it said:\n{stderr}\nThe end of the firmware's log:\n{log}")]
+    Broken {
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of QEMU's own messages.
+        stderr: String,
+        /// The end of the firmware's log.
+        log: String,
+    },
+    /// The firmware left no report, or one that this version does not read.
+    #[error("the firmware's report can not be read: the firmware is of another version, build it again")]
+    NoReport,
+}
+
+fn refusal(exit: &Exit) -> &'static str {
+    match exit {
+        Exit::ModelRefused => "The firmware refuses the model: export it again with this version.",
+        Exit::ArenaTooSmall => "The model's activations do not fit into the board's RAM: compress further, or choose a larger board.",
+        Exit::WrongInputs => "The inputs do not have the size of the model's input: preprocess them for this model.",
+        Exit::HostFiles => "The firmware can not use the run's files: is the temporary folder full?",
+        Exit::Success | Exit::SelfTestFailed | Exit::Crashed => "The firmware crashed.",
+    }
+}
+
+/// Runs a model with the inputs, which lie one behind the other. Kills the emulator when the limit is over.
+pub fn run(
+    board: &Board,
+    elf: &Path,
+    model: &[u8],
+    inputs: &[i8],
+    limit: Duration,
+) -> Result<EmulatorRun, EmulatorError> {
+    board.admit_file(model.len())?;
+    let words = Words::from_elf(&fs::read(elf).map_err(|source| file_error(elf, source))?)?;
+    let folder = Folder::new()?;
+    folder.write("model.esp", model)?;
+    folder.write("inputs.bin", cast_slice(inputs))?;
+    let ended = Emulator::start(board, elf, &folder)?.wait(limit);
+    let log = words.decode(&folder.read("log.bin")?);
+    match ended.map_err(|source| file_error(Path::new(QEMU), source))? {
+        Some(status) => outcome(board, &folder, status, log),
+        None => Err(EmulatorError::Timeout { limit, log: last(&log) }),
+    }
+}
+
+fn outcome(board: &Board, folder: &Folder, status: ExitStatus, log: Vec<String>) -> Result<EmulatorRun, EmulatorError> {
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    match code.and_then(Exit::from_code) {
+        Some(Exit::Success) => collect(board, folder, log),
+        Some(Exit::SelfTestFailed) => {
+            let run = Box::new(collect(board, folder, log)?);
+            Err(EmulatorError::SelfTest { board: board.name, run })
+        }
+        Some(exit) => Err(EmulatorError::Refused { exit, log: last(&log) }),
+        None => {
+            let stderr = tail(&String::from_utf8_lossy(&folder.read("stderr.txt")?), 10);
+            Err(EmulatorError::Broken { status, stderr, log: last(&log) })
+        }
+    }
+}
+
+fn collect(board: &Board, folder: &Folder, log: Vec<String>) -> Result<EmulatorRun, EmulatorError> {
+    let report = Report::decode(&folder.read("report.bin")?).ok_or(EmulatorError::NoReport)?;
+    let outputs = cast_vec(folder.read("outputs.bin")?);
+    Ok(EmulatorRun { outputs, report, instructions: board.work(report.ticks), log })
+}
+
+fn last(log: &[String]) -> String {
+    log[log.len().saturating_sub(12)..].join("\n")
+}
+
+fn file_error(path: &Path, source: io::Error) -> EmulatorError {
+    EmulatorError::File { path: path.display().to_string(), source }
+}
+
+/// The files of one run.
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Result<Self, EmulatorError> {
+        tempfile::Builder::new()
+            .prefix("espalier-")
+            .tempdir()
+            .map(Self)
+            .map_err(|source| file_error(&std::env::temp_dir(), source))
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), EmulatorError> {
+        let path = self.0.path().join(name);
+        fs::write(&path, bytes).map_err(|source| file_error(&path, source))
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>, EmulatorError> {
+        let path = self.0.path().join(name);
+        fs::read(&path).map_err(|source| file_error(&path, source))
+    }
+
+    fn create(&self, name: &str) -> Result<File, EmulatorError> {
+        let path = self.0.path().join(name);
+        File::create(&path).map_err(|source| file_error(&path, source))
+    }
+}
+
+/// A running QEMU; it does not outlive this value.
+struct Emulator(Child);
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        // It may have ended by itself, and then there is nothing to kill.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Emulator {
+    fn start(board: &Board, elf: &Path, folder: &Folder) -> Result<Self, EmulatorError> {
+        let mut command = command_line(board, elf)?;
+        command.current_dir(folder.0.path()).stdin(Stdio::null());
+        // Files, not pipes: nobody has to read them while it runs, and they are complete even after a kill.
+        command.stdout(folder.create("log.bin")?).stderr(folder.create("stderr.txt")?);
+        match command.spawn() {
+            Ok(child) => Ok(Self(child)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(EmulatorError::NotInstalled),
+            Err(error) => Err(file_error(Path::new(QEMU), error)),
+        }
+    }
+
+    /// How it ended, or nothing if it did not in time.
+    fn wait(mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
+        let end = Instant::now() + limit;
+        loop {
+            let status = self.0.try_wait()?;
+            if status.is_some() || Instant::now() >= end {
+                return Ok(status);
+            }
+            sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+fn command_line(board: &Board, elf: &Path) -> Result<Command, EmulatorError> {
+    let machine = &board.emulator.as_ref().ok_or(EmulatorError::NotEmulated(board.name))?.machine;
+    let elf = std::path::absolute(elf).map_err(|source| file_error(elf, source))?;
+    let mut command = Command::new(QEMU);
+    command.args(["-machine", machine, "-display", "none", "-monitor", "none", "-serial", "null"]);
+    command.args(["-chardev", "stdio,id=log,signal=off"]);
+    command.args(["-semihosting-config", "enable=on,target=native,chardev=log"]);
+    command.args(["-icount", "shift=0"]);
+    command.arg("-kernel").arg(elf);
+    command.arg("-device").arg(format!("loader,file=model.esp,addr={:#x},force-raw=on", board.model.address));
+    Ok(command)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    fn board() -> Board {
+        Board::named("mps2-an386").unwrap()
+    }
+
+    fn report(failures: u16) -> Report {
+        Report { self_tests: 2, self_test_failures: failures, inferences: 1, ticks: 10, stack_bytes: 100 }
+    }
+
+    fn finished(failures: u16) -> Folder {
+        let folder = Folder::new().unwrap();
+        folder.write("report.bin", report(failures).encode(&mut [0; Report::MAX_BYTES])).unwrap();
+        folder.write("outputs.bin", &[1, 255]).unwrap();
+        folder.write("stderr.txt", b"qemu: nonsense").unwrap();
+        folder
+    }
+
+    fn exit(code: i32) -> ExitStatus {
+        ExitStatus::from_raw(code << 8)
+    }
+
+    #[test]
+    fn the_command_line_counts_instructions_and_loads_the_model() {
+        let command = command_line(&board(), Path::new("/a.elf")).unwrap();
+        let line: Vec<_> = command.get_args().map(|argument| argument.to_str().unwrap()).collect();
+        let line = line.join(" ");
+        assert!(line.contains("-machine mps2-an386") && line.contains("-icount shift=0"), "{line}");
+        assert!(line.contains("loader,file=model.esp,addr=0x40000,force-raw=on"), "{line}");
+    }
+
+    #[test]
+    fn a_real_board_is_not_emulated() {
+        let board = Board::named("nrf52840-dk").unwrap();
+        let error = command_line(&board, Path::new("/a.elf")).unwrap_err();
+        assert!(error.to_string().contains("espalier flash"), "{error}");
+    }
+
+    #[test]
+    fn a_finished_run_is_collected() {
+        let run = outcome(&board(), &finished(0), exit(0), vec![]).unwrap();
+        assert_eq!((run.outputs, run.report, run.instructions), (vec![1, -1], report(0), 400));
+    }
+
+    #[test]
+    fn a_failed_self_test_is_an_error_that_keeps_the_run() {
+        let error = outcome(&board(), &finished(1), exit(10), vec![]).unwrap_err();
+        assert!(error.to_string().starts_with("1 of the model's 2 golden vectors"), "{error}");
+        assert!(matches!(error, EmulatorError::SelfTest { run, .. } if run.outputs == [1, -1]));
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do_and_shows_the_log() {
+        let log = vec!["ERROR it is too new".to_owned()];
+        let message = outcome(&board(), &finished(0), exit(11), log).unwrap_err().to_string();
+        assert!(message.contains("export it again") && message.contains("it is too new"), "{message}");
+    }
+
+    #[test]
+    fn a_failure_of_qemu_is_told_from_one_of_the_firmware() {
+        for status in [exit(1), ExitStatus::from_raw(6)] {
+            let message = outcome(&board(), &finished(0), status, vec![]).unwrap_err().to_string();
+            assert!(message.contains("qemu: nonsense"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_report_that_is_no_report_is_refused() {
+        let folder = finished(0);
+        folder.write("report.bin", &[]).unwrap();
+        assert!(matches!(outcome(&board(), &folder, exit(0), vec![]), Err(EmulatorError::NoReport)));
+    }
+
+    #[test]
+    fn a_run_that_takes_too_long_is_killed() {
+        let child = Command::new("sleep").arg("60").spawn().unwrap();
+        let start = Instant::now();
+        assert!(Emulator(child).wait(Duration::from_millis(20)).unwrap().is_none());
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+}

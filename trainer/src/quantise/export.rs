@@ -1,0 +1,202 @@
+//! A float network and its ranges as a model file.
+
+use serde::{Deserialize, Serialize};
+use shared::arith::{MAX_BIAS, Multiplier};
+use shared::layer::Layer;
+use shared::model::{Node as WireNode, Quant, SOFTMAX_QUANT, Sources};
+
+use super::calibrate::Ranges;
+use super::factor;
+use super::writer::{Block, ModelFile, WriteError, WrittenLayer};
+use crate::checkpoint::{Checkpoint, Folded};
+use crate::network::Node;
+
+/// The `[export]` section: how a checkpoint becomes a model file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ExportOptions {
+    /// Training pictures whose ranges are measured.
+    pub calibration: usize,
+    /// Self-test vectors in the model file.
+    pub golden: u8,
+}
+
+impl Default for ExportOptions {
+    fn default() -> Self {
+        Self {
+            calibration: 500,
+            golden: 4,
+        }
+    }
+}
+
+/// Why a checkpoint has no model file.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// Scales too far apart for a 31-bit factor.
+    #[error("layer `{layer}`: its scales are too far apart for int8; train it for longer or with a smaller rate")]
+    Factor {
+        /// The layer.
+        layer: String,
+    },
+    /// A weight or a range that is no finite number.
+    #[error("layer `{layer}` holds a number that is not finite: the checkpoint is damaged or its training diverged")]
+    NotFinite {
+        /// The layer.
+        layer: String,
+    },
+    /// The file does not hold it.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Quantises a checkpoint with the ranges of [`super::calibrate()`] and writes
+/// the model file's bytes.
+pub fn export(
+    checkpoint: &Checkpoint,
+    ranges: &Ranges,
+    options: &ExportOptions,
+) -> Result<Vec<u8>, ExportError> {
+    let input_quant = Quant {
+        scale: checkpoint.input.scale,
+        // q = pixel - 128, so the mean pixel, which is real 0, becomes this.
+        zero_point: (i16::from(checkpoint.input.mean) - 128) as i8,
+    };
+    let mut quants = vec![input_quant];
+    let mut layers = Vec::new();
+    for (index, node) in checkpoint.network.nodes.iter().enumerate() {
+        let inputs: Vec<Quant> = node.inputs.iter().map(|&t| quants[t]).collect();
+        let output = output_quant(node, inputs[0], ranges.of(index));
+        let block = block(checkpoint, node, &inputs, output)?;
+        quants.push(output);
+        let node = WireNode {
+            layer: node.layer,
+            sources: sources(node),
+            output,
+        };
+        layers.push(WrittenLayer { node, block });
+    }
+    let file = ModelFile {
+        input: checkpoint.network.input,
+        input_quant,
+        resize: checkpoint.resize,
+        classes: checkpoint.classes.clone(),
+        layers,
+        golden: options.golden,
+    };
+    Ok(file.to_bytes()?)
+}
+
+fn sources(node: &Node) -> Sources {
+    // A network has at most MAX_LAYERS layers, so every index fits.
+    match *node.inputs.as_slice() {
+        [a, b, ..] => Sources::Two(a as u8, b as u8),
+        [a] => Sources::One(a as u8),
+        [] => Sources::One(0),
+    }
+}
+
+fn output_quant(node: &Node, input: Quant, (min, max): (f32, f32)) -> Quant {
+    match node.layer {
+        Layer::MaxPool2d(_) | Layer::AvgPool2d(_) | Layer::GlobalAvgPool2d | Layer::Flatten => {
+            input
+        }
+        Layer::Softmax => SOFTMAX_QUANT,
+        _ => factor::activation(min, max),
+    }
+}
+
+fn block(
+    checkpoint: &Checkpoint,
+    node: &Node,
+    inputs: &[Quant],
+    output: Quant,
+) -> Result<Block, ExportError> {
+    let layer = || node.name.clone();
+    let no_factor = || ExportError::Factor { layer: layer() };
+    let input = inputs[0].scale;
+    match node.layer {
+        Layer::Add(_) => factor::add(input, inputs[1].scale, output.scale)
+            .map(Block::Add)
+            .ok_or_else(no_factor),
+        Layer::Softmax => factor::softmax(input)
+            .map(|f| Block::Softmax(f.0))
+            .ok_or_else(no_factor),
+        Layer::Conv2d(_) | Layer::DepthwiseConv2d(_) | Layer::Dense(_) => {
+            let folded = checkpoint.folded(node);
+            if !folded.weights.iter().chain(&folded.bias).all(|w| w.is_finite()) {
+                return Err(ExportError::NotFinite { layer: layer() });
+            }
+            let channels = Channels::quantise(&folded, &node.layer, input);
+            let real = |scale: &f32| factor::real(input, *scale, output.scale);
+            if matches!(node.layer, Layer::Dense(_)) {
+                return Ok(Block::Dense {
+                    factors: channels.scales.iter().map(real).collect(),
+                    weights: channels.weights,
+                    bias: channels.bias,
+                });
+            }
+            let factors: Option<Vec<Multiplier>> = channels
+                .scales
+                .iter()
+                .map(|scale| factor::multiplier(real(scale)))
+                .collect();
+            Ok(Block::Conv {
+                factors: factors.ok_or_else(no_factor)?,
+                weights: channels.weights,
+                bias: channels.bias,
+            })
+        }
+        _ => Ok(Block::None),
+    }
+}
+
+/// Weights and biases as integers, with one scale for each output channel.
+struct Channels {
+    weights: Vec<i8>,
+    bias: Vec<i32>,
+    scales: Vec<f32>,
+}
+
+impl Channels {
+    /// Symmetric per output channel: scale = max |w| / 127.
+    fn quantise(folded: &Folded, layer: &Layer, input_scale: f32) -> Self {
+        let channels = folded.bias.len();
+        let fan_in = folded.weights.len() / channels;
+        let channel_of = |index: usize| match layer {
+            // Output channels lie innermost there.
+            Layer::DepthwiseConv2d(_) => index % channels,
+            _ => index / fan_in,
+        };
+        let mut largest = vec![0f32; channels];
+        for (index, w) in folded.weights.iter().enumerate() {
+            let channel = &mut largest[channel_of(index)];
+            *channel = channel.max(w.abs());
+        }
+        let scales: Vec<f32> = largest
+            .iter()
+            .zip(&folded.bias)
+            .map(|(&largest, &bias)| weight_scale(largest, bias, input_scale))
+            .collect();
+        let weights = folded.weights.iter().enumerate();
+        let weights = weights.map(|(index, w)| (w / scales[channel_of(index)]).round() as i8);
+        let bias = folded.bias.iter().zip(&scales).map(|(&bias, &scale)| {
+            let unit = f64::from(input_scale) * f64::from(scale);
+            let limit = f64::from(MAX_BIAS);
+            (f64::from(bias) / unit).round().clamp(-limit, limit) as i32
+        });
+        Self {
+            weights: weights.collect(),
+            bias: bias.collect(),
+            scales: scales.clone(),
+        }
+    }
+}
+
+/// max |w| / 127, or larger where the bias would leave [`MAX_BIAS`] (a channel
+/// whose weights were all pruned still has one); 1 for a channel of zeroes.
+fn weight_scale(largest: f32, bias: f32, input_scale: f32) -> f32 {
+    let for_bias = bias.abs() / (input_scale * MAX_BIAS as f32);
+    let scale = (largest / 127.0).max(for_bias);
+    if scale.is_normal() { scale } else { 1.0 }
+}

@@ -1,0 +1,156 @@
+//! How good a classifier is, with how sure one can be of that.
+
+use serde::Serialize;
+
+use crate::data::Dataset;
+
+/// 97.5 % quantile of the normal distribution.
+const Z: f64 = 1.959_963_984_540_054;
+
+/// Right answers on a set of pictures.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Score {
+    /// Share of right answers, a fraction of 1.
+    pub accuracy: f64,
+    /// 95 % interval of the accuracy, see [`interval`].
+    pub interval: [f64; 2],
+    /// Right answers.
+    pub correct: usize,
+    /// Pictures.
+    pub total: usize,
+    /// Mean of the classes' recalls, a fraction of 1.
+    pub balanced_accuracy: f64,
+    /// Class by class.
+    pub per_class: Vec<ClassScore>,
+    /// `confusion[truth][answer]` counts pictures.
+    pub confusion: Vec<Vec<usize>>,
+}
+
+/// Right answers within one class.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct ClassScore {
+    /// Name of the class.
+    pub class: String,
+    /// Share of right answers, a fraction of 1; 0 for a class without pictures.
+    pub recall: f64,
+    /// Right answers.
+    pub correct: usize,
+    /// Pictures of the class.
+    pub total: usize,
+}
+
+impl Score {
+    /// Compares `answers`, one class number for each picture, with the labels.
+    pub fn new(dataset: &Dataset, answers: &[usize]) -> Self {
+        let classes = dataset.classes.len();
+        let mut confusion = vec![vec![0; classes]; classes];
+        for (picture, &answer) in dataset.pictures.iter().zip(answers) {
+            if let Some(count) = confusion
+                .get_mut(picture.label)
+                .and_then(|row| row.get_mut(answer))
+            {
+                *count += 1;
+            }
+        }
+        let per_class: Vec<ClassScore> = dataset
+            .classes
+            .iter()
+            .zip(&confusion)
+            .enumerate()
+            .map(|(class, (name, row))| ClassScore {
+                class: name.clone(),
+                recall: ratio(row[class], row.iter().sum()),
+                correct: row[class],
+                total: row.iter().sum(),
+            })
+            .collect();
+        let correct = per_class.iter().map(|c| c.correct).sum();
+        let total = answers.len();
+        let seen = per_class.iter().filter(|c| c.total > 0);
+        let recalls: f64 = seen.clone().map(|c| c.recall).sum();
+        Self {
+            accuracy: ratio(correct, total),
+            interval: interval(correct, total),
+            correct,
+            total,
+            balanced_accuracy: recalls / seen.count().max(1) as f64,
+            per_class,
+            confusion,
+        }
+    }
+
+    /// Accuracy and interval in percent, such as `81.3 % (78.8 to 83.6)`.
+    pub fn percent(&self) -> String {
+        let [low, high] = self.interval.map(|p| 100.0 * p);
+        format!("{:.1} % ({low:.1} to {high:.1})", 100.0 * self.accuracy)
+    }
+}
+
+fn ratio(part: usize, whole: usize) -> f64 {
+    part as f64 / whole.max(1) as f64
+}
+
+/// Wilson's 95 % interval of a share (E. B. Wilson, "Probable inference, the
+/// law of succession, and statistical inference", 1927); [0, 1] for no trial.
+pub fn interval(correct: usize, total: usize) -> [f64; 2] {
+    if total == 0 {
+        return [0.0, 1.0];
+    }
+    let (n, p) = (total as f64, ratio(correct, total));
+    let centre = p + Z * Z / (2.0 * n);
+    let spread = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
+    let scale = 1.0 + Z * Z / n;
+    [
+        ((centre - spread) / scale).max(0.0),
+        ((centre + spread) / scale).min(1.0),
+    ]
+}
+
+/// Position of the largest number, the first on a tie; the answer behind a row
+/// of logits.
+pub fn argmax(logits: &[f32]) -> usize {
+    let mut best = 0;
+    for (index, &value) in logits.iter().enumerate() {
+        if value > logits[best] {
+            best = index;
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Picture, PictureShape};
+
+    #[test]
+    fn a_score_counts_right_answers_by_class() {
+        let shape = PictureShape {
+            height: 1,
+            width: 1,
+            channels: 1,
+        };
+        let picture = |label| Picture {
+            pixels: vec![0],
+            label,
+        };
+        let dataset = Dataset {
+            shape,
+            classes: vec!["a".into(), "b".into()],
+            pictures: [0, 0, 0, 1].map(picture).to_vec(),
+        };
+        let score = Score::new(&dataset, &[0, 0, 1, 1]);
+        assert_eq!((score.correct, score.total), (3, 4));
+        assert_eq!(score.confusion, [[2, 1], [0, 1]]);
+        assert!((score.balanced_accuracy - (2.0 / 3.0 + 1.0) / 2.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_interval_is_wilsons() {
+        // 81 of 263: 0.2553 to 0.3662, Newcombe (1998), table I, method 3.
+        let [low, high] = interval(81, 263);
+        assert!((low - 0.2553).abs() < 5e-5, "{low}");
+        assert!((high - 0.3662).abs() < 5e-5, "{high}");
+        assert_eq!(interval(0, 0), [0.0, 1.0]);
+    }
+}
