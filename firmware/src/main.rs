@@ -1,3 +1,97 @@
-//! firmware
+//! One firmware for every board: it finds a model in flash, checks it against its own golden vectors, then answers
+//! inferences and says what they cost. What differs between boards is in [`board`] and `boards/NAME/board.toml`.
 #![no_std]
 #![no_main]
+
+mod board;
+mod clock;
+
+use board::{Board, Requests};
+use cortex_m_rt::entry;
+use defmt::{Display2Format, error, info};
+use panic_probe as _;
+use shared::report::{Exit, Report};
+use shared::{Engine, Model};
+
+#[entry]
+fn main() -> ! {
+    let outcome = Board::take().ok_or(Exit::Crashed).and_then(serve);
+    board::exit(outcome.err().unwrap_or(Exit::Success))
+}
+
+/// Everything from boot to the report.
+fn serve(board: Board) -> Result<(), Exit> {
+    let model = Model::parse(board.model).map_err(|reason| {
+        error!("model at {=usize:#x} refused: {}", board::MODEL_ADDRESS, Display2Format(&reason));
+        Exit::ModelRefused
+    })?;
+    let mut engine = Engine::new(&model, board.arena).map_err(|reason| {
+        error!("arena: the model needs {=usize} bytes, {=str} has {=usize}", reason.needed, board::NAME, reason.available);
+        Exit::ArenaTooSmall
+    })?;
+    let tests = self_test(&model, &mut engine);
+    let answers = answer(&model, &mut engine)?;
+    let report = Report {
+        self_tests: tests.runs as u16,
+        self_test_failures: tests.failures,
+        inferences: answers.runs,
+        ticks: if answers.runs == 0 { tests.ticks } else { answers.ticks },
+        stack_bytes: board::stack_used() as u32,
+    };
+    info!("{=u32} inferences, {=u64} ticks, {=u32} bytes of stack", report.inferences, report.ticks, report.stack_bytes);
+    board::save(&report)?;
+    if report.self_test_failures == 0 { Ok(()) } else { Err(Exit::SelfTestFailed) }
+}
+
+/// What a row of inferences came to.
+#[derive(Default)]
+struct Tally {
+    runs: u32,
+    failures: u16,
+    ticks: u64,
+}
+
+/// Runs the model's golden vectors.
+fn self_test(model: &Model, engine: &mut Engine) -> Tally {
+    let golden = model.golden();
+    let mut tally = Tally::default();
+    for index in 0..golden.count() {
+        let output = timed(engine, &mut tally, |input| golden.fill(index, input));
+        if output != golden.expected(index) {
+            tally.failures += 1;
+            error!("golden vector {=usize} gives {=[?]}, not {=[?]}", index, output, golden.expected(index));
+        }
+    }
+    let passed = tally.runs - u32::from(tally.failures);
+    info!("{=str}: {=u32} of {=u32} golden vectors pass, {=u64} ticks", board::NAME, passed, tally.runs, tally.ticks);
+    tally
+}
+
+/// Answers what the host asks for.
+fn answer(model: &Model, engine: &mut Engine) -> Result<Tally, Exit> {
+    let mut requests = Requests::open(model.input_shape().len())?;
+    let mut tally = Tally::default();
+    for _ in 0..requests.count() {
+        let mut read = Ok(());
+        let output = timed(engine, &mut tally, |input| read = requests.read(input));
+        read?;
+        requests.write(output)?;
+    }
+    Ok(tally)
+}
+
+/// One inference. What `fill` costs is not counted: it is no part of the network.
+fn timed<'e>(
+    engine: &'e mut Engine,
+    tally: &mut Tally,
+    fill: impl FnOnce(&mut [i8]),
+) -> &'e [i8] {
+    let mut start = 0;
+    let output = engine.infer(|input| {
+        fill(input);
+        start = clock::now();
+    });
+    tally.ticks += clock::now() - start;
+    tally.runs += 1;
+    output
+}

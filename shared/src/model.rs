@@ -370,6 +370,11 @@ impl<'a> Model<'a> {
         Ok(model)
     }
 
+    /// The file, from its first byte to its last.
+    pub fn file(&self) -> &'a [u8] {
+        self.file
+    }
+
     /// Bytes of the file.
     pub fn file_bytes(&self) -> usize {
         self.file.len()

@@ -1,4 +1,4 @@
-//! What a run on the device tells the host, as one postcard value.
+//! What a run on the device tells the host, as one postcard value, and why it ended.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,4 +17,85 @@ pub struct Report {
     pub ticks: u64,
     /// Bytes of stack used at the deepest point, measured by painting.
     pub stack_bytes: u32,
+}
+
+impl Report {
+    /// No report is longer: two `u16`, two `u32` and one `u64` as varints.
+    pub const MAX_BYTES: usize = 2 * 3 + 2 * 5 + 10;
+
+    /// The report as bytes for [`Report::decode`].
+    pub fn encode<'b>(&self, buffer: &'b mut [u8; Self::MAX_BYTES]) -> &'b [u8] {
+        // Every report fits, so the empty answer is never given.
+        postcard::to_slice(self, buffer).map_or(&[], |bytes| bytes)
+    }
+
+    /// The report that [`Report::encode`] wrote, whatever lies behind it; `None` if there is none.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        postcard::from_bytes(bytes).ok()
+    }
+}
+
+/// Why the firmware stopped. The codes keep clear of 1 and 2, which QEMU itself ends with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Exit {
+    /// Everything was done and every self-test passed.
+    Success = 0,
+    /// Everything was done, but a self-test failed.
+    SelfTestFailed = 10,
+    /// No model that this firmware reads lies in flash.
+    ModelRefused = 11,
+    /// The model needs a larger arena than the board has.
+    ArenaTooSmall = 12,
+    /// The inputs are no multiple of the model's input.
+    WrongInputs = 13,
+    /// A file of the host could not be used.
+    HostFiles = 14,
+    /// A panic or a hard fault.
+    Crashed = 15,
+}
+
+impl Exit {
+    /// What stands in place of a code while the firmware runs.
+    pub const RUNNING: u8 = u8::MAX;
+
+    /// The exit code.
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The reason behind an exit code.
+    pub fn from_code(code: u8) -> Option<Self> {
+        use Exit::{ArenaTooSmall, Crashed, HostFiles, ModelRefused, SelfTestFailed, Success, WrongInputs};
+        [Success, SelfTestFailed, ModelRefused, ArenaTooSmall, WrongInputs, HostFiles, Crashed]
+            .into_iter()
+            .find(|exit| exit.code() == code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Exit, Report};
+
+    #[test]
+    fn the_largest_report_fits_and_comes_back() {
+        let report = Report {
+            self_tests: u16::MAX,
+            self_test_failures: u16::MAX,
+            inferences: u32::MAX,
+            ticks: u64::MAX,
+            stack_bytes: u32::MAX,
+        };
+        let mut buffer = [0; Report::MAX_BYTES];
+        assert_eq!(report.encode(&mut buffer).len(), Report::MAX_BYTES);
+        assert_eq!(Report::decode(&buffer), Some(report));
+        assert_eq!(Report::decode(&[]), None);
+    }
+
+    #[test]
+    fn exit_codes_come_back() {
+        assert_eq!(Exit::from_code(Exit::Crashed.code()), Some(Exit::Crashed));
+        assert_eq!(Exit::from_code(1), None);
+        assert_eq!(Exit::from_code(Exit::RUNNING), None);
+    }
 }

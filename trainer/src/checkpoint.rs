@@ -5,8 +5,7 @@
 //! `__metadata__`, under the key `espalier`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
@@ -218,7 +217,7 @@ impl Checkpoint {
     pub fn save(&self, file: &Path) -> Result<(), CheckpointError> {
         let write = |source| CheckpointError::Write { file: file.to_owned(), source };
         let bytes = self.to_bytes().map_err(io::Error::other).map_err(write)?;
-        replace(file, &bytes).map_err(write)
+        crate::file::save(file, &bytes).map_err(write)
     }
 
     /// One tensor of a node. `None` where the layer has no such tensor.
@@ -359,28 +358,6 @@ fn transposed(matrix: &[f32], columns: usize) -> Vec<f32> {
 
 fn le_bytes(data: &[f32]) -> Vec<u8> {
     data.iter().flat_map(|value| value.to_le_bytes()).collect()
-}
-
-/// Writes beside the file, flushes to the disk, and renames.
-fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = match file.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    {
-        // A temporary file is private by default; a checkpoint is like any other file.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    let mut temporary = builder.tempfile_in(folder)?;
-    temporary.write_all(bytes)?;
-    temporary.as_file().sync_all()?;
-    temporary.persist(file)?;
-    #[cfg(unix)]
-    File::open(folder)?.sync_all()?;
-    Ok(())
 }
 
 /// A file under examination.

@@ -52,6 +52,19 @@ pub struct Project {
     pub output: OutputOptions,
 }
 
+/// Share of the training pictures that is held back where a source has no test
+/// part.
+const HELD_BACK: f32 = 0.2;
+
+/// Both parts of a project's pictures.
+#[derive(Clone, Debug)]
+pub struct Pictures {
+    /// To learn from.
+    pub train: Dataset,
+    /// To measure on.
+    pub test: Dataset,
+}
+
 /// The `[data]` section.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -276,20 +289,34 @@ impl Project {
         Ok(())
     }
 
-    /// Loads one part of the project's pictures. The test part takes its shape
-    /// from the options or, where they do not say, must have its own.
-    pub fn dataset(&self, part: Part) -> Result<Dataset, DataError> {
+    /// The training pictures and the test pictures, in one shape and with the
+    /// same classes. Where the source has no test part, a fifth of the training
+    /// pictures is held back for it.
+    pub fn pictures(&self) -> Result<Pictures, DataError> {
         let source = Source::parse(&self.data.source, &self.folder)?;
         let options = data::Options {
             size: self.data.size,
             channels: self.data.channels,
             resize: self.data.resize,
         };
-        let dataset = data::load(&source, part, &options)?;
-        match (part, self.data.per_class) {
-            (Part::Train, Some(count)) => dataset.take_per_class(count, self.train.seed),
-            _ => Ok(dataset),
-        }
+        let train = data::load(&source, Part::Train, &options)?;
+        let (train, test) = match data::load(&source, Part::Test, &options.pinned(train.shape)) {
+            Err(DataError::NoPart { .. }) => train.split(HELD_BACK, self.train.seed)?,
+            test => (train, test?),
+        };
+        let train = match self.data.per_class {
+            Some(count) => train.take_per_class(count, self.train.seed)?,
+            None => train,
+        };
+        Ok(Pictures { train, test })
+    }
+
+    /// The training options, with the base's path relative to the project's
+    /// folder.
+    pub fn train_options(&self) -> TrainOptions {
+        let mut options = self.train.clone();
+        options.base = options.base.map(|base| self.folder.join(base));
+        options
     }
 
     /// A file in the output folder.

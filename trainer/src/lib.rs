@@ -9,6 +9,7 @@ pub mod compress;
 pub mod config;
 pub mod data;
 pub mod device;
+pub mod file;
 pub mod network;
 pub mod quantise;
 pub mod score;

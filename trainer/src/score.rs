@@ -106,18 +106,6 @@ pub fn interval(correct: usize, total: usize) -> [f64; 2] {
     ]
 }
 
-/// Position of the largest number, the first on a tie; the answer behind a row
-/// of logits.
-pub fn argmax(logits: &[f32]) -> usize {
-    let mut best = 0;
-    for (index, &value) in logits.iter().enumerate() {
-        if value > logits[best] {
-            best = index;
-        }
-    }
-    best
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

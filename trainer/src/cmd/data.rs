@@ -84,9 +84,8 @@ impl Cmd {
     fn load(&self) -> Result<(Dataset, Option<Dataset>, Augmentation), Error> {
         if self.source.join(FILE_NAME).is_file() || self.source.ends_with(FILE_NAME) {
             let project = Project::load(&self.source, &[self.augment.table()])?;
-            let train = project.dataset(Part::Train)?;
-            let test = optional(project.dataset(Part::Test))?;
-            return Ok((train, test, project.augment));
+            let pictures = project.pictures()?;
+            return Ok((pictures.train, Some(pictures.test), project.augment));
         }
         let source = Source::parse(&self.source, Path::new(""))?;
         let train = data::load(&source, Part::Train, &Options::default())?;

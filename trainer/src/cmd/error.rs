@@ -4,7 +4,13 @@ use std::path::PathBuf;
 
 use espalier::checkpoint::CheckpointError;
 use espalier::config::ConfigError;
-use espalier::data::DataError;
+use espalier::data::{DataError, PictureShape};
+use espalier::device::board::BoardError;
+use espalier::device::chips::UnknownChip;
+use espalier::device::emulator::EmulatorError;
+use espalier::device::firmware::FirmwareError;
+use espalier::device::footprint::FootprintError;
+use espalier::device::probe::ProbeError;
 use espalier::network::NetworkError;
 use espalier::quantise::ExportError;
 use espalier::simulate::SimulateError;
@@ -40,9 +46,14 @@ pub enum Error {
     /// `new` on a folder that is in use.
     #[error("{}: the folder is not empty; name a new one", .0.display())]
     NotEmpty(PathBuf),
-    /// `--resume` with nothing to go on from.
-    #[error("{}: there is no checkpoint to resume from; run without --resume", .0.display())]
-    NothingToResume(PathBuf),
+    /// Pictures that no network takes.
+    #[error("pictures of {shape}: {reason}; set data.size")]
+    Input {
+        /// Their shape.
+        shape: PictureShape,
+        /// Why.
+        reason: shared::layer::ShapeError,
+    },
     /// A handler for Ctrl-C could not be set.
     #[error("Ctrl-C cannot be handled: {0}")]
     Signal(#[from] ctrlc::Error),
@@ -67,4 +78,22 @@ pub enum Error {
     /// See the type.
     #[error(transparent)]
     Simulate(#[from] SimulateError),
+    /// See the type.
+    #[error(transparent)]
+    Board(#[from] BoardError),
+    /// See the type.
+    #[error(transparent)]
+    Chip(#[from] UnknownChip),
+    /// See the type.
+    #[error(transparent)]
+    Firmware(#[from] FirmwareError),
+    /// See the type.
+    #[error(transparent)]
+    Footprint(#[from] FootprintError),
+    /// See the type.
+    #[error(transparent)]
+    Emulator(#[from] EmulatorError),
+    /// See the type.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
 }

@@ -1,6 +1,6 @@
 //! A project named on the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,6 +21,15 @@ impl ProjectPath {
     /// Reads the project with the given flags laid over it.
     pub fn load(&self, flags: &[(&str, toml::Table)]) -> Result<Project, ConfigError> {
         Project::load(&self.project, flags)
+    }
+}
+
+/// Removes a file that is no longer of use; one that stays does no harm.
+pub fn remove(file: &Path) {
+    if let Err(error) = std::fs::remove_file(file)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!("{}: {error}", file.display());
     }
 }
 

@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
 
 use super::idx::{self, Array};
-use super::{DataError, Dataset, Options, Part, save};
+use super::{DataError, Dataset, Options, Part};
 
 /// The name by which users ask for it.
 pub const NAME: &str = "fashion-mnist";
@@ -189,7 +189,7 @@ fn fetch(address: &str, file: &Path, wanted: &'static str) -> Result<(), DataErr
         reason,
         folder: folder.to_path_buf(),
     };
-    let mut beside = save::beside(file).map_err(DataError::io(folder))?;
+    let mut beside = crate::file::beside(file).map_err(DataError::io(folder))?;
     let response = agent()
         .get(address)
         .call()
@@ -204,7 +204,7 @@ fn fetch(address: &str, file: &Path, wanted: &'static str) -> Result<(), DataErr
         .and_then(sha256)
         .map_err(|error| failed(error.to_string()))?;
     same(address, found, wanted)?;
-    save::settle(beside, file).map_err(DataError::io(file))
+    crate::file::settle(beside, file).map_err(DataError::io(file))
 }
 
 /// No limit on the whole, which may be slow, but a server that falls silent is given up.

@@ -1,11 +1,9 @@
-//! Files that are there whole or not at all.
+//! Pictures as PNG files.
 
-use std::io::{self, Write};
 use std::path::Path;
 
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder};
-use tempfile::{Builder, NamedTempFile};
 
 use super::{DataError, PictureShape};
 
@@ -31,7 +29,7 @@ pub fn save_png(file: &Path, pixels: &[u8], shape: PictureShape) -> Result<(), D
     } else {
         plain
     };
-    write_whole(file, |to| to.write_all(&smaller)).map_err(DataError::io(file))
+    crate::file::save(file, &smaller).map_err(DataError::io(file))
 }
 
 fn encode(pixels: &[u8], shape: PictureShape, filter: FilterType) -> Result<Vec<u8>, String> {
@@ -51,39 +49,6 @@ fn encode(pixels: &[u8], shape: PictureShape, filter: FilterType) -> Result<Vec<
     let encoder = PngEncoder::new_with_quality(&mut png, CompressionType::Best, filter);
     let written = encoder.write_image(pixels, side(shape.width)?, side(shape.height)?, colour);
     written.map(|()| png).map_err(|error| error.to_string())
-}
-
-/// Writes beside `file`, brings it to the disk, and only then gives it its name.
-fn write_whole(
-    file: &Path,
-    write: impl FnOnce(&mut NamedTempFile) -> io::Result<()>,
-) -> io::Result<()> {
-    let mut beside = beside(file)?;
-    write(&mut beside)?;
-    settle(beside, file)
-}
-
-/// A new file in the folder of `file`, which goes away unless [`settle`] is reached.
-pub(super) fn beside(file: &Path) -> io::Result<NamedTempFile> {
-    let folder = file
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut builder = Builder::new();
-    #[cfg(unix)]
-    {
-        // Like any new file, less the user's mask; a temporary file is otherwise its owner's alone.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    builder.prefix(".espalier-").tempfile_in(folder)
-}
-
-/// Brings a file to the disk and renames it to `file`.
-pub(super) fn settle(beside: NamedTempFile, file: &Path) -> io::Result<()> {
-    beside.as_file().sync_all()?;
-    beside.persist(file)?;
-    Ok(())
 }
 
 #[cfg(test)]
@@ -133,9 +98,7 @@ mod tests {
             error.contains("34 bytes are not a picture of 5x7x1"),
             "{error}"
         );
-        assert!(write_whole(&file, |_| Err(io::Error::other("disk full"))).is_err());
         assert_eq!(fs::read_to_string(&file).unwrap(), "old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-        assert!(save_png(&folder.path().join("gone/picture.png"), &[0; 35], shape).is_err());
     }
 }

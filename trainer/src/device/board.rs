@@ -2,6 +2,12 @@
 
 use serde::Deserialize;
 
+macro_rules! board {
+    ($name:literal) => {
+        ($name, include_str!(concat!("../../../firmware/boards/", $name, "/board.toml")))
+    };
+}
+
 /// Each board's name and its `board.toml`. The firmware's build script reads the same files.
 const BOARDS: &[(&str, &str)] = &[
     board!("microbit"),
@@ -11,13 +17,6 @@ const BOARDS: &[(&str, &str)] = &[
     board!("mps2-an505"),
     board!("nrf52840-dk"),
 ];
-
-macro_rules! board {
-    ($name:literal) => {
-        ($name, include_str!(concat!("../../../firmware/boards/", $name, "/board.toml")))
-    };
-}
-use board;
 
 /// One board, as its `board.toml` has it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -256,9 +255,10 @@ mod tests {
     #[test]
     fn a_model_that_is_too_large_is_refused() {
         let board = Board::named("microbit").unwrap();
-        assert!(board.admit(0x3_0000, 0x2C00).is_ok());
-        assert!(matches!(board.admit(0x3_0001, 0), Err(BoardError::ModelTooLong { .. })));
-        assert!(matches!(board.admit(0, 0x2C01), Err(BoardError::ArenaTooSmall { .. })));
+        let (flash, arena) = (board.model.bytes as usize, board.arena as usize);
+        assert!(board.admit(flash, arena).is_ok());
+        assert!(matches!(board.admit(flash + 1, 0), Err(BoardError::ModelTooLong { .. })));
+        assert!(matches!(board.admit(0, arena + 1), Err(BoardError::ArenaTooSmall { .. })));
     }
 
     #[test]

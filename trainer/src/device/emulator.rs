@@ -10,7 +10,6 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use bytemuck::{cast_slice, cast_vec};
 use shared::report::{Exit, Report};
 use tempfile::TempDir;
 
@@ -31,6 +30,17 @@ pub struct EmulatorRun {
     pub instructions: u64,
     /// What the firmware said.
     pub log: Vec<String>,
+}
+
+impl EmulatorRun {
+    /// Mean of the inferences, or of the self-tests where the host asked for none.
+    pub fn instructions_per_inference(&self) -> u64 {
+        let runs = match self.report.inferences {
+            0 => self.report.self_tests.into(),
+            inferences => inferences,
+        };
+        self.instructions / u64::from(runs.max(1))
+    }
 }
 
 /// Why a run gave nothing, or nothing to trust.
@@ -123,7 +133,7 @@ pub fn run(
     let words = Words::from_elf(&fs::read(elf).map_err(|source| file_error(elf, source))?)?;
     let folder = Folder::new()?;
     folder.write("model.esp", model)?;
-    folder.write("inputs.bin", cast_slice(inputs))?;
+    folder.write("inputs.bin", &inputs.iter().map(|&value| value as u8).collect::<Vec<u8>>())?;
     let ended = Emulator::start(board, elf, &folder)?.wait(limit);
     let log = words.decode(&folder.read("log.bin")?);
     match ended.map_err(|source| file_error(Path::new(QEMU), source))? {
@@ -150,7 +160,7 @@ fn outcome(board: &Board, folder: &Folder, status: ExitStatus, log: Vec<String>)
 
 fn collect(board: &Board, folder: &Folder, log: Vec<String>) -> Result<EmulatorRun, EmulatorError> {
     let report = Report::decode(&folder.read("report.bin")?).ok_or(EmulatorError::NoReport)?;
-    let outputs = cast_vec(folder.read("outputs.bin")?);
+    let outputs = folder.read("outputs.bin")?.into_iter().map(|byte| byte as i8).collect();
     Ok(EmulatorRun { outputs, report, instructions: board.work(report.ticks), log })
 }
 

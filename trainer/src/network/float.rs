@@ -8,7 +8,7 @@ use burn::nn::conv::Conv2d;
 use burn::nn::pool::{AvgPool2dConfig, MaxPool2dConfig};
 use burn::nn::{BatchNorm, Linear, PaddingConfig2d};
 use burn::tensor::activation::{relu, softmax};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Tensor, TensorData};
 use shared::layer::{Activation, Layer, Padding, Pool2d, Shape, Size2};
 
 use super::{Network, Node, Role};
@@ -36,6 +36,10 @@ struct FloatLayer {
     dense: Option<Linear>,
     norm: Option<BatchNorm>,
 }
+
+/// Which weights of a [`FloatNetwork`] are 0 and stay so.
+#[derive(Clone, Debug)]
+pub struct Masks(Vec<Option<Tensor<1, Bool>>>);
 
 /// Pictures (HWC bytes of the given shape, one after the other) as a tensor
 /// [pictures, channels, height, width].
@@ -103,6 +107,30 @@ impl FloatNetwork {
         tensors
     }
 
+    /// The weights that are 0 now.
+    pub fn masks(&self) -> Masks {
+        let mask = |layer: &FloatLayer| {
+            let data = layer.numbers(Role::Weight)?;
+            let zeroes: Vec<bool> = data.iter().map(|&weight| weight == 0.0).collect();
+            Some(Tensor::from_data(zeroes.as_slice(), &Device::flex()))
+        };
+        Masks(self.layers.iter().map(mask).collect())
+    }
+
+    /// Puts the masked weights back to 0.
+    pub fn hold(mut self, masks: &Masks) -> Self {
+        for (layer, mask) in self.layers.iter_mut().zip(&masks.0) {
+            let Some(mask) = mask else { continue };
+            if let Some(conv) = &mut layer.conv {
+                conv.weight = held(conv.weight.clone(), mask);
+            }
+            if let Some(dense) = &mut layer.dense {
+                dense.weight = held(dense.weight.clone(), mask);
+            }
+        }
+        self
+    }
+
     /// The input and the outputs of the first `count` nodes.
     fn values(&self, input: Tensor<4>, count: usize) -> Vec<Tensor<4>> {
         let mut values = vec![input];
@@ -158,6 +186,13 @@ impl FloatLayer {
             Role::Variance => self.norm.as_ref().map(|norm| numbers(norm.running_var.value_sync())),
         }
     }
+}
+
+fn held<const D: usize>(weight: Param<Tensor<D>>, mask: &Tensor<1, Bool>) -> Param<Tensor<D>> {
+    weight.map(|weight| {
+        let mask = mask.clone().reshape(weight.dims());
+        Tensor::from_inner(weight.inner().mask_fill(mask, 0.0)).require_grad()
+    })
 }
 
 /// All elements of each picture in HWC order: [pictures, elements].

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use shared::layer::{Layer, ParamShape, Shape, ShapeError};
 use shared::model::MAX_LAYERS;
 
-pub use float::{FloatNetwork, pictures_to_tensor};
+pub(crate) use float::numbers;
+pub use float::{FloatNetwork, Masks, pictures_to_tensor};
 pub use init::initial_tensors;
 pub use spec::{DenseSpec, Inputs, LayerSpec, NetworkSpec, Nothing, PRESETS};
 

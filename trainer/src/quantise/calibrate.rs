@@ -5,6 +5,7 @@ use burn::tensor::Device;
 use crate::checkpoint::Checkpoint;
 use crate::data::Dataset;
 use crate::network::{FloatNetwork, pictures_to_tensor};
+use crate::train::{TrainError, check_data};
 
 /// Pictures in one pass.
 const BATCH: usize = 50;
@@ -21,8 +22,14 @@ impl Ranges {
 }
 
 /// Runs the float network over up to `count` pictures, evenly spread over the
-/// data set, and keeps the extremes of every layer.
-pub fn calibrate(checkpoint: &Checkpoint, dataset: &Dataset, count: usize) -> Ranges {
+/// data set, and keeps the extremes of every layer. The data must have the
+/// network's shape and classes.
+pub fn calibrate(
+    checkpoint: &Checkpoint,
+    dataset: &Dataset,
+    count: usize,
+) -> Result<Ranges, TrainError> {
+    check_data(checkpoint, dataset)?;
     let device = Device::flex();
     let network = FloatNetwork::new(checkpoint, &device);
     let every = dataset.pictures.len().div_ceil(count.max(1)).max(1);
@@ -38,5 +45,5 @@ pub fn calibrate(checkpoint: &Checkpoint, dataset: &Dataset, count: usize) -> Ra
             }
         }
     }
-    Ranges(ranges)
+    Ok(Ranges(ranges))
 }

@@ -123,7 +123,9 @@ fn block(
             .map(|f| Block::Softmax(f.0))
             .ok_or_else(no_factor),
         Layer::Conv2d(_) | Layer::DepthwiseConv2d(_) | Layer::Dense(_) => {
-            let folded = checkpoint.folded(node);
+            let Some(folded) = checkpoint.folded(node) else {
+                return Ok(Block::None); // a checkpoint has the tensors of its layers
+            };
             if !folded.weights.iter().chain(&folded.bias).all(|w| w.is_finite()) {
                 return Err(ExportError::NotFinite { layer: layer() });
             }

@@ -1,0 +1,68 @@
+//! Boards in QEMU: logs, files and the exit code by semihosting. On silicon without a debugger all of it would hang.
+
+use bytemuck::{cast_slice, cast_slice_mut};
+use cortex_m_rt::{ExceptionFrame, exception};
+use defmt::error;
+use defmt_semihosting as _;
+use semihosting::fs::{self, File};
+use semihosting::io::{Read, Write};
+use shared::report::{Exit, Report};
+
+/// The inputs that the host left in the emulator's folder, and the answers.
+pub struct Requests {
+    inputs: File,
+    outputs: File,
+    count: usize,
+}
+
+impl Requests {
+    /// Opens both files; each input has this many bytes.
+    pub fn open(input_bytes: usize) -> Result<Self, Exit> {
+        let inputs = File::open(c"inputs.bin").map_err(|_| broken("open inputs.bin"))?;
+        let bytes = inputs.metadata().map_err(|_| broken("measure inputs.bin"))?.len() as usize;
+        if !bytes.is_multiple_of(input_bytes) {
+            error!("inputs.bin has {=usize} bytes, not a multiple of the model's {=usize}", bytes, input_bytes);
+            return Err(Exit::WrongInputs);
+        }
+        let outputs = File::create(c"outputs.bin").map_err(|_| broken("create outputs.bin"))?;
+        Ok(Self { inputs, outputs, count: bytes / input_bytes })
+    }
+
+    /// How many inputs there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The next input.
+    pub fn read(&mut self, input: &mut [i8]) -> Result<(), Exit> {
+        self.inputs.read_exact(cast_slice_mut(input)).map_err(|_| broken("read inputs.bin"))
+    }
+
+    /// The answer to it.
+    pub fn write(&mut self, output: &[i8]) -> Result<(), Exit> {
+        self.outputs.write_all(cast_slice(output)).map_err(|_| broken("write outputs.bin"))
+    }
+}
+
+/// Leaves the report where the host looks for it.
+pub fn save(report: &Report) -> Result<(), Exit> {
+    fs::write(c"report.bin", report.encode(&mut [0; Report::MAX_BYTES])).map_err(|_| broken("write report.bin"))
+}
+
+/// Ends the emulator.
+pub fn exit(exit: Exit) -> ! {
+    semihosting::process::exit(exit.code().into())
+}
+
+fn broken(what: &str) -> Exit {
+    error!("semihosting can not {=str}", what);
+    Exit::HostFiles
+}
+
+/// Panics end here too, by panic-probe.
+// SAFETY: it touches nothing of what failed.
+#[exception]
+unsafe fn HardFault(frame: &ExceptionFrame) -> ! {
+    error!("crashed at {=u32:#x}", frame.pc());
+    exit(Exit::Crashed)
+}

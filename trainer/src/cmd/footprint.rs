@@ -1,0 +1,222 @@
+//! `espalier footprint`: what a model costs on a chip.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Args;
+use espalier::device::chips::Chip;
+use espalier::device::emulator::{self, EmulatorRun};
+use espalier::device::footprint::Footprint;
+use espalier::device::{Board, firmware};
+use serde::Serialize;
+use shared::Model;
+
+use super::Error;
+use super::model::{ModelPath, parameters, parse};
+use crate::output::{Report, table, thousands};
+
+/// Chips that are listed where none is named.
+const CHIPS: usize = 8;
+/// How long the emulator may take for the self-test.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Flags of the command.
+#[derive(Args)]
+pub struct Cmd {
+    #[command(flatten)]
+    path: ModelPath,
+    /// Emulated board on which stack and instructions are measured
+    #[arg(long, default_value = "mps2-an386")]
+    board: String,
+    /// Judge this chip of probe-rs's database
+    #[arg(long)]
+    chip: Option<String>,
+}
+
+/// Flash and RAM, measured from the firmware's ELF and in the emulator.
+#[derive(Serialize)]
+pub struct Cost {
+    board: &'static str,
+    pub model_bytes: usize,
+    /// Model, code, constants and initial values.
+    pub flash_bytes: u64,
+    firmware_bytes: u64,
+    code_bytes: u64,
+    constant_bytes: u64,
+    data_bytes: u64,
+    pub arena_bytes: usize,
+    static_bytes: u64,
+    pub stack_bytes: u32,
+    /// Arena, statics and stack.
+    pub ram_bytes: u64,
+    pub instructions: u64,
+    pub macs: u64,
+    pub params: usize,
+    pub nonzeros: usize,
+    /// Multiply-accumulates of each layer that has some.
+    macs_by_layer: Vec<LayerMacs>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chip: Option<Verdict>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub smallest_chips: Vec<&'static Chip>,
+}
+
+#[derive(Serialize)]
+struct LayerMacs {
+    layer: usize,
+    kind: &'static str,
+    macs: u64,
+}
+
+#[derive(Serialize)]
+struct Verdict {
+    #[serde(flatten)]
+    chip: &'static Chip,
+    fits: bool,
+    flash_left: i64,
+    ram_left: i64,
+}
+
+impl Cmd {
+    /// Builds the firmware, runs the self-test in the emulator, and adds up.
+    pub fn run(self) -> Result<Cost, Error> {
+        let bytes = self.path.read()?;
+        let model = parse(&bytes, &self.path.model)?;
+        let board = Board::named(&self.board)?;
+        board.admit(bytes.len(), model.arena_bytes())?;
+        let chip = self.chip.as_deref().map(Chip::named).transpose()?;
+        let elf = firmware::build(&board)?;
+        let run = emulator::run(&board, &elf, &bytes, &[], LIMIT)?;
+        let mut cost = Cost::new(&board, &model, &elf, &run)?;
+        match chip {
+            Some(chip) => cost.chip = Some(cost.judge(chip)),
+            None => cost.list_chips(),
+        }
+        Ok(cost)
+    }
+}
+
+impl Cost {
+    /// Adds up the parts. Instructions are the mean of the run's inferences.
+    pub fn new(board: &Board, model: &Model, elf: &Path, run: &EmulatorRun) -> Result<Self, Error> {
+        let elf = std::fs::read(elf).map_err(|source| Error::Read {
+            file: elf.to_owned(),
+            source,
+        })?;
+        let firmware = Footprint::of_elf(&elf)?;
+        let (params, nonzeros) = parameters(model);
+        let model_bytes = model.file_bytes();
+        let stack_bytes = run.report.stack_bytes;
+        let macs_by_layer: Vec<LayerMacs> = model.steps().iter().map(layer_macs(model)).collect();
+        Ok(Self {
+            board: board.name,
+            model_bytes,
+            flash_bytes: firmware.flash() + model_bytes as u64,
+            firmware_bytes: firmware.flash(),
+            code_bytes: firmware.code,
+            constant_bytes: firmware.constants,
+            data_bytes: firmware.data,
+            arena_bytes: model.arena_bytes(),
+            static_bytes: firmware.statics(),
+            stack_bytes,
+            ram_bytes: model.arena_bytes() as u64 + firmware.statics() + u64::from(stack_bytes),
+            instructions: run.instructions_per_inference(),
+            macs: macs_by_layer.iter().map(|layer| layer.macs).sum(),
+            params,
+            nonzeros,
+            macs_by_layer,
+            chip: None,
+            smallest_chips: Vec::new(),
+        })
+    }
+
+    /// Fills in the smallest chips that it fits.
+    pub fn list_chips(&mut self) {
+        self.smallest_chips = Chip::smallest(self.flash_bytes, self.ram_bytes, CHIPS);
+    }
+
+    fn judge(&self, chip: &'static Chip) -> Verdict {
+        let left = |has: u64, needs: u64| has as i64 - needs as i64;
+        Verdict {
+            chip,
+            fits: chip.fits(self.flash_bytes, self.ram_bytes),
+            flash_left: left(chip.flash, self.flash_bytes),
+            ram_left: left(chip.ram, self.ram_bytes),
+        }
+    }
+}
+
+fn layer_macs<'m>(model: &'m Model) -> impl Fn(&shared::model::Step) -> LayerMacs + 'm {
+    |step| LayerMacs {
+        layer: usize::from(step.output) - 1,
+        kind: step.layer.kind(),
+        macs: model.macs(step),
+    }
+}
+
+impl Report for Cost {
+    fn failure(&self) -> Option<String> {
+        let verdict = self.chip.as_ref().filter(|verdict| !verdict.fits)?;
+        let short = |what, left: i64| {
+            (left < 0).then(|| format!("{} bytes of {what} too few", thousands(left.unsigned_abs())))
+        };
+        let missing = [short("flash", verdict.flash_left), short("RAM", verdict.ram_left)];
+        let missing: Vec<String> = missing.into_iter().flatten().collect();
+        Some(format!("{} has {}: compress further, or choose a larger chip", verdict.chip.name, missing.join(" and ")))
+    }
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rows = table(["", "bytes", "of which"]);
+        let bytes = |n: u64| thousands(n);
+        rows.add_row(["flash".to_owned(), bytes(self.flash_bytes), String::new()]);
+        rows.add_row(["".to_owned(), bytes(self.model_bytes as u64), "model".to_owned()]);
+        rows.add_row(["".to_owned(), bytes(self.code_bytes), "code".to_owned()]);
+        rows.add_row(["".to_owned(), bytes(self.constant_bytes), "constants".to_owned()]);
+        rows.add_row(["".to_owned(), bytes(self.data_bytes), "initial values".to_owned()]);
+        rows.add_row(["RAM".to_owned(), bytes(self.ram_bytes), String::new()]);
+        rows.add_row(["".to_owned(), bytes(self.arena_bytes as u64), "arena".to_owned()]);
+        rows.add_row(["".to_owned(), bytes(self.static_bytes), "statics".to_owned()]);
+        rows.add_row(["".to_owned(), bytes(self.stack_bytes.into()), "stack, measured".to_owned()]);
+        writeln!(f, "{rows}")?;
+        writeln!(f, "{}", self.macs_table())?;
+        writeln!(
+            f,
+            "{} instructions for {} MACs on {} (emulated: instructions, not cycles)",
+            thousands(self.instructions),
+            thousands(self.macs),
+            self.board
+        )?;
+        if let Some(verdict) = &self.chip {
+            let word = if verdict.fits { "fits" } else { "does not fit" };
+            let Chip { name, core, flash, ram, .. } = verdict.chip;
+            write!(f, "{word} {name} ({core}, {} bytes of flash, {} of RAM)", bytes(*flash), bytes(*ram))?;
+        }
+        if !self.smallest_chips.is_empty() {
+            let mut rows = table(["smallest chips it fits", "core", "flash", "RAM"]);
+            for chip in &self.smallest_chips {
+                rows.add_row([chip.name.clone(), chip.core.to_owned(), bytes(chip.flash), bytes(chip.ram)]);
+            }
+            write!(f, "{rows}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Cost {
+    fn macs_table(&self) -> comfy_table::Table {
+        let mut rows = table(["layer", "kind", "MACs", "share"]);
+        for layer in self.macs_by_layer.iter().filter(|layer| layer.macs > 0) {
+            let share = 100.0 * layer.macs as f64 / self.macs.max(1) as f64;
+            rows.add_row([
+                layer.layer.to_string(),
+                layer.kind.to_owned(),
+                thousands(layer.macs),
+                format!("{share:.1} %"),
+            ]);
+        }
+        rows
+    }
+}

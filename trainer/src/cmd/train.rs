@@ -1,0 +1,150 @@
+//! `espalier train`: the float network of a project.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use espalier::augment::Augmentation;
+use espalier::checkpoint::Checkpoint;
+use espalier::config::{DataOptions, Pictures, Project};
+use espalier::data::Dataset;
+use espalier::network::Network;
+use espalier::score::Score;
+use espalier::train::{Hooks, TrainOptions, argmax, evaluate, start, train};
+use serde::Serialize;
+use shared::layer::Shape;
+
+use super::Error;
+use super::project::{ProjectPath, stop_on_ctrl_c};
+use crate::flags::Flags;
+use crate::output::{Report, thousands};
+
+/// Name of the result in the output folder.
+pub const FLOAT: &str = "float.safetensors";
+
+/// How often an unfinished training is saved.
+pub const SAVE_EVERY: Duration = Duration::from_secs(5);
+
+/// Flags of the command.
+#[derive(Args)]
+pub struct Cmd {
+    #[command(flatten)]
+    project: ProjectPath,
+    /// Go on with a training that was stopped
+    #[arg(long)]
+    resume: bool,
+    #[command(flatten)]
+    data: Flags<DataOptions>,
+    #[command(flatten)]
+    augment: Flags<Augmentation>,
+    #[command(flatten)]
+    train: Flags<TrainOptions>,
+}
+
+/// A trained network.
+#[derive(Serialize)]
+pub struct Trained {
+    /// Accuracy on the test part, a fraction of 1.
+    pub float_accuracy: f64,
+    pub params: usize,
+    pub nonzeros: usize,
+    pub pictures: usize,
+    pub epochs: usize,
+    pub seconds: f64,
+    pub checkpoint: PathBuf,
+    #[serde(flatten)]
+    pub score: Score,
+}
+
+impl Cmd {
+    /// Trains and scores on the test part.
+    pub fn run(self) -> Result<Trained, Error> {
+        let flags = [self.data.table(), self.augment.table(), self.train.table()];
+        let project = self.project.load(&flags)?;
+        let data = project.pictures()?;
+        let stop = stop_on_ctrl_c()?;
+        Ok(step(&project, &data, self.resume, &stop)?.1)
+    }
+}
+
+/// The training step of a build.
+pub fn step(
+    project: &Project,
+    data: &Pictures,
+    resume: bool,
+    stop: &AtomicBool,
+) -> Result<(Checkpoint, Trained), Error> {
+    let begin = Instant::now();
+    let unfinished = project.output("float.unfinished.safetensors");
+    let from = match resume {
+        true => Checkpoint::load(&unfinished)?,
+        false => start(
+            network(project, &data.train)?,
+            &data.train,
+            project.data.resize,
+            &project.train_options(),
+        )?,
+    };
+    let hooks = Hooks {
+        stop,
+        save: Some(&unfinished),
+        save_every: SAVE_EVERY,
+        label: "train",
+    };
+    let options = project.train_options();
+    let trained = train(from, &data.train, &options, &project.augment, &hooks)?;
+    let checkpoint = project.output(FLOAT);
+    trained.save(&checkpoint)?;
+    super::project::remove(&unfinished);
+    let mut summary = summarise(project, data, &trained)?;
+    summary.seconds = begin.elapsed().as_secs_f64();
+    Ok((trained, summary))
+}
+
+/// The training step of a build that was stopped after it.
+pub fn finished(project: &Project, data: &Pictures) -> Result<(Checkpoint, Trained), Error> {
+    let trained = Checkpoint::load(&project.output(FLOAT))?;
+    let summary = summarise(project, data, &trained)?;
+    Ok((trained, summary))
+}
+
+fn summarise(project: &Project, data: &Pictures, trained: &Checkpoint) -> Result<Trained, Error> {
+    let score = score(trained, &data.test)?;
+    Ok(Trained {
+        float_accuracy: score.accuracy,
+        params: trained.parameters(),
+        nonzeros: trained.nonzeros(),
+        pictures: data.train.pictures.len(),
+        epochs: project.train.epochs,
+        seconds: 0.0,
+        checkpoint: project.output(FLOAT),
+        score,
+    })
+}
+
+fn network(project: &Project, data: &Dataset) -> Result<Network, Error> {
+    let shape = data.shape;
+    let input = Shape::new(shape.height, shape.width, shape.channels)
+        .map_err(|reason| Error::Input { shape, reason })?;
+    Ok(project.network.build(input, data.classes.len())?)
+}
+
+/// Right answers of the float network.
+pub fn score(checkpoint: &Checkpoint, data: &Dataset) -> Result<Score, Error> {
+    let logits = evaluate(checkpoint, data)?;
+    let answers: Vec<usize> = logits.iter().map(|row| argmax(row)).collect();
+    Ok(Score::new(data, &answers))
+}
+
+impl Report for Trained {}
+
+impl fmt::Display for Trained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "float accuracy  {}", self.score.percent())?;
+        writeln!(f, "parameters      {}", thousands(self.params as u64))?;
+        writeln!(f, "trained on      {} pictures, {} epochs, {:.1} s", self.pictures, self.epochs, self.seconds)?;
+        write!(f, "checkpoint      {}", self.checkpoint.display())
+    }
+}

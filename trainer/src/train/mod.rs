@@ -1,0 +1,487 @@
+//! Training: from an untrained or a base checkpoint to a trained one.
+//!
+//! A training is a function of its data, options and seed: the same give the
+//! same bits on the same machine, also where it was stopped and resumed.
+
+mod batch;
+mod progress;
+mod run;
+mod schedule;
+mod start;
+mod workers;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use shared::layer::Shape;
+
+use crate::augment::Augmentation;
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::data::{Dataset, PictureShape};
+use crate::network::{FloatNetwork, NetworkError, numbers, pictures_to_tensor};
+
+pub(crate) use run::{Job, Sparsifier, run};
+pub use start::start;
+
+/// Pictures in one batch of [`evaluate`].
+const EVALUATION_BATCH: usize = 128;
+
+/// The `[train]` section.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainOptions {
+    /// Passes over the data, 1 or more.
+    pub epochs: usize,
+    /// Pictures in one step, 1 or more.
+    pub batch: usize,
+    /// Highest learning rate, above 0.
+    pub rate: f64,
+    /// Share of a weight that goes in a step of rate 1, 0 or more.
+    pub weight_decay: f64,
+    /// Label smoothing: share of the target that goes to all classes alike, 0
+    /// to below 1 (Szegedy et al. 2016).
+    pub smoothing: f32,
+    /// Fixes the first weights, the order of the pictures and their
+    /// augmentation.
+    pub seed: u64,
+    /// A checkpoint to start from.
+    pub base: Option<PathBuf>,
+}
+
+impl Default for TrainOptions {
+    fn default() -> Self {
+        Self {
+            epochs: 100,
+            batch: 32,
+            rate: 2e-3,
+            weight_decay: 0.05,
+            smoothing: 0.1,
+            seed: 1,
+            base: None,
+        }
+    }
+}
+
+/// A key, its value, and what it may be.
+pub type OutOfRange = (&'static str, String, &'static str);
+
+impl TrainOptions {
+    /// The keys, with what `--help` says of each.
+    pub const KEYS: &'static [(&'static str, &'static str)] = &[
+        ("epochs", "Passes over the training pictures"),
+        ("batch", "Pictures in one step"),
+        ("rate", "Highest learning rate"),
+        ("weight_decay", "Decay of the weights (AdamW)"),
+        ("smoothing", "Label smoothing, 0 to below 1"),
+        ("seed", "Fixes first weights, order and augmentation"),
+        ("base", "Checkpoint to start from; its head is replaced where classes differ"),
+    ];
+
+    /// The first key that is out of its range.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        let whole = |value: usize| (value == 0).then(|| value.to_string());
+        let wrong = |value: f64, right: bool| (!right).then(|| value.to_string());
+        let positive = |value: f64| wrong(value, value > 0.0 && value.is_finite());
+        let decay = self.weight_decay;
+        let checks = [
+            ("train.epochs", whole(self.epochs), "1 or more"),
+            ("train.batch", whole(self.batch), "1 or more"),
+            ("train.rate", positive(self.rate), "a number above 0, such as 0.002"),
+            ("train.weight_decay", wrong(decay, decay >= 0.0 && decay.is_finite()), "0 or more"),
+            (
+                "train.smoothing",
+                wrong(self.smoothing.into(), (0.0..1.0).contains(&self.smoothing)),
+                "0 or more and below 1",
+            ),
+        ];
+        first_wrong(checks)
+    }
+}
+
+/// The first of these checks that holds a wrong value.
+pub(crate) fn first_wrong<const N: usize>(
+    checks: [(&'static str, Option<String>, &'static str); N],
+) -> Result<(), OutOfRange> {
+    let mut wrong = checks.into_iter().filter_map(|(key, value, range)| Some((key, value?, range)));
+    wrong.next().map_or(Ok(()), Err)
+}
+
+/// What a training does beside training.
+pub struct Hooks<'a> {
+    /// Once this is true, the training saves itself and gives
+    /// [`TrainError::Interrupted`].
+    pub stop: &'a AtomicBool,
+    /// Where an unfinished training is saved, for [`Checkpoint::load`] and
+    /// another call of the same function.
+    pub save: Option<&'a Path>,
+    /// How often.
+    pub save_every: Duration,
+    /// First word of the progress bar.
+    pub label: &'a str,
+}
+
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+impl Default for Hooks<'_> {
+    /// Never stops and saves nothing.
+    fn default() -> Self {
+        Self {
+            stop: &NEVER,
+            save: None,
+            save_every: Duration::from_secs(30),
+            label: "train",
+        }
+    }
+}
+
+/// Why a training did not end.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A file.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// Stopped on request.
+    #[error("interrupted after step {step} of {steps}; {}", how_to_resume(file))]
+    Interrupted {
+        /// Where it was saved.
+        file: Option<PathBuf>,
+        /// Finished steps.
+        step: usize,
+        /// All steps.
+        steps: usize,
+    },
+    /// The loss is infinite or not a number.
+    #[error("the loss of step {step} is not a number: the training diverged; lower `train.rate`")]
+    NotFinite {
+        /// Which step, from 1.
+        step: usize,
+    },
+    /// The base is another network.
+    #[error("{}: cannot be the base: layer `{layer}` is {base} there and {new} here; give the base's own network", file.display())]
+    Architecture {
+        /// The base.
+        file: PathBuf,
+        /// The first layer that differs.
+        layer: String,
+        /// What it is here.
+        new: String,
+        /// What it is in the base.
+        base: String,
+    },
+    /// The unfinished training had other options.
+    #[error("the unfinished training was started with other options: {0}; give the same, or start anew without `--resume`")]
+    OtherRun(String),
+    /// The state of the optimiser does not load or save.
+    #[error("the state of the optimiser is damaged: {0}; start anew without `--resume`")]
+    Optimiser(String),
+    /// Pictures of another shape than the network's input.
+    #[error("the pictures are {data} and the network wants {network}; set `data.size` and `data.channels`")]
+    Shape {
+        /// Of the pictures.
+        data: PictureShape,
+        /// Of the network's input.
+        network: Shape,
+    },
+    /// The network tells other classes apart.
+    #[error("the data has the classes {data} and the checkpoint {checkpoint}; give it the same data, or train with it as `base`")]
+    Classes {
+        /// Of the data.
+        data: String,
+        /// Of the checkpoint.
+        checkpoint: String,
+    },
+    /// No pictures.
+    #[error("there are no pictures to learn from")]
+    NoPictures,
+}
+
+fn how_to_resume(file: &Option<PathBuf>) -> String {
+    match file {
+        Some(file) => format!("the state is in {}; go on with `--resume`", file.display()),
+        None => "nothing was saved".to_owned(),
+    }
+}
+
+/// Trains a checkpoint of [`start`], or goes on with an unfinished one.
+pub fn train(
+    start: Checkpoint,
+    data: &Dataset,
+    options: &TrainOptions,
+    augmentation: &Augmentation,
+    hooks: &Hooks,
+) -> Result<Checkpoint, TrainError> {
+    check_data(&start, data)?;
+    let job = Job {
+        key: key(data, options, augmentation, None),
+        data,
+        options,
+        augmentation,
+        sparsifier: None,
+        hooks,
+    };
+    run(start, &job)
+}
+
+/// The outputs of the head for every picture, before a softmax.
+pub fn evaluate(checkpoint: &Checkpoint, data: &Dataset) -> Result<Vec<Vec<f32>>, TrainError> {
+    check_data(checkpoint, data)?;
+    let device = Device::flex();
+    let network = FloatNetwork::new(checkpoint, &device);
+    let mut logits = Vec::with_capacity(data.pictures.len());
+    for pictures in data.pictures.chunks(EVALUATION_BATCH) {
+        let pixels: Vec<u8> = pictures.iter().flat_map(|picture| &picture.pixels).copied().collect();
+        let shape = checkpoint.network.input;
+        let input = pictures_to_tensor(&pixels, shape, checkpoint.input, &device);
+        let rows = numbers(network.logits(input));
+        logits.extend(rows.chunks(checkpoint.network.classes().max(1)).map(<[f32]>::to_vec));
+    }
+    Ok(logits)
+}
+
+/// Position of the largest number, the first of equals; 0 for none.
+pub fn argmax(row: &[f32]) -> usize {
+    let larger = |best: usize, at: usize| if row[at] > row[best] { at } else { best };
+    (0..row.len()).fold(0, larger)
+}
+
+/// Refuses data that a checkpoint is not made for.
+pub(crate) fn check_data(checkpoint: &Checkpoint, data: &Dataset) -> Result<(), TrainError> {
+    let network = checkpoint.network.input;
+    let PictureShape { height, width, channels } = data.shape;
+    if (height, width, channels) != (network.height(), network.width(), network.channels()) {
+        return Err(TrainError::Shape { data: data.shape, network });
+    }
+    if checkpoint.classes != data.classes {
+        return Err(TrainError::Classes {
+            data: data.classes.join(", "),
+            checkpoint: checkpoint.classes.join(", "),
+        });
+    }
+    match data.pictures.is_empty() {
+        true => Err(TrainError::NoPictures),
+        false => Ok(()),
+    }
+}
+
+/// Everything that decides the bits of a training, as a JSON object.
+pub(crate) fn key(
+    data: &Dataset,
+    options: &TrainOptions,
+    augmentation: &Augmentation,
+    compress: Option<&crate::compress::prune::PruneOptions>,
+) -> String {
+    let mut hash = Sha256::new();
+    for picture in &data.pictures {
+        hash.update((picture.label as u64).to_le_bytes());
+        hash.update(&picture.pixels);
+    }
+    let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    serde_json::json!({
+        "train": options,
+        "augment": augmentation,
+        "compress": compress,
+        "data": { "sha256": digest },
+    })
+    .to_string()
+}
+
+/// The first option in which two keys differ.
+fn difference(old: &str, new: &str) -> String {
+    let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap_or_default();
+    let (old, new) = (parse(old), parse(new));
+    for section in ["train", "augment", "compress", "data"] {
+        let (old, new) = (&old[section], &new[section]);
+        let keys = new.as_object().into_iter().flat_map(|section| section.keys());
+        if let Some(key) = keys.into_iter().find(|key| old[*key] != new[*key]) {
+            return format!("`{section}.{key}` was {} and is {}", old[key], new[key]);
+        }
+    }
+    "it was another command".to_owned()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::augment::{Flip, Shift};
+    use crate::data::Picture;
+    use crate::network::{Network, NetworkSpec};
+    use shared::model::Resize;
+
+    /// Pictures of 6x6x1 with one bright row, column or diagonal.
+    pub(crate) fn data() -> Dataset {
+        let bright = |class: usize, at: usize, x: usize, y: usize| match class {
+            0 => y == at % 6,
+            1 => x == at % 6,
+            _ => (x + y) % 6 == at % 6,
+        };
+        let picture = |at: usize| {
+            let class = at % 3;
+            let pixel = |i: usize| match bright(class, at / 3, i % 6, i / 6) {
+                true => 200 + (at % 50) as u8,
+                false => (i * 7 % 40) as u8,
+            };
+            Picture { pixels: (0..36).map(pixel).collect(), label: class }
+        };
+        Dataset {
+            shape: PictureShape { height: 6, width: 6, channels: 1 },
+            classes: ["row", "column", "diagonal"].map(str::to_owned).to_vec(),
+            pictures: (0..60).map(picture).collect(),
+        }
+    }
+
+    pub(crate) fn augmentation() -> Augmentation {
+        Augmentation { flip: Flip(false), shift: Shift(0.2), ..Default::default() }
+    }
+
+    pub(crate) fn options() -> TrainOptions {
+        TrainOptions { epochs: 3, batch: 40, rate: 0.01, ..Default::default() }
+    }
+
+    fn network(batch_norm: bool, hidden: usize, classes: usize) -> Network {
+        let text = format!(
+            "layers = [
+                {{ conv2d = {{ filters = 6, kernel = 3, activation = 'relu' }}, batch_norm = {batch_norm} }},
+                {{ max_pool2d = {{ kernel = 2 }} }},
+                {{ dense = {{ units = {hidden}, activation = 'relu' }} }},
+                {{ dense = {{}} }},
+            ]"
+        );
+        let spec: NetworkSpec = toml::from_str(&text).unwrap();
+        spec.build(Shape::new(6, 6, 1).unwrap(), classes).unwrap()
+    }
+
+    pub(crate) fn untrained(batch_norm: bool) -> Checkpoint {
+        start(network(batch_norm, 8, 3), &data(), Resize::Exact, &options()).unwrap()
+    }
+
+    /// Stops after every step, reads the file back and goes on.
+    pub(crate) fn in_single_steps(
+        mut checkpoint: Checkpoint,
+        run: impl Fn(Checkpoint, &Hooks) -> Result<Checkpoint, TrainError>,
+    ) -> Checkpoint {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("unfinished.safetensors");
+        let stop = AtomicBool::new(true);
+        let hooks = Hooks { stop: &stop, save: Some(&file), ..Default::default() };
+        loop {
+            match run(checkpoint, &hooks) {
+                Ok(finished) => return finished,
+                Err(TrainError::Interrupted { file: Some(file), .. }) => {
+                    checkpoint = Checkpoint::load(&file).unwrap();
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn train_with(start: Checkpoint, options: &TrainOptions) -> Result<Checkpoint, TrainError> {
+        train(start, &data(), options, &augmentation(), &Hooks::default())
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_bits_in_one_go_or_in_many() {
+        for batch_norm in [false, true] {
+            let trained = train_with(untrained(batch_norm), &options()).unwrap();
+            assert_eq!(trained, train_with(untrained(batch_norm), &options()).unwrap());
+            let resumed = in_single_steps(untrained(batch_norm), |checkpoint, hooks| {
+                train(checkpoint, &data(), &options(), &augmentation(), hooks)
+            });
+            assert_eq!(resumed, trained);
+            let other = TrainOptions { seed: 2, ..options() };
+            assert_ne!(train_with(untrained(batch_norm), &other).unwrap(), trained);
+        }
+    }
+
+    #[test]
+    fn it_learns() {
+        for batch_norm in [false, true] {
+            let options = TrainOptions { epochs: 60, ..options() };
+            let trained = train_with(untrained(batch_norm), &options).unwrap();
+            let logits = evaluate(&trained, &data()).unwrap();
+            let pictures = data().pictures;
+            let right = logits.iter().zip(&pictures).filter(|(row, p)| argmax(row) == p.label);
+            assert!(right.count() >= 57);
+        }
+    }
+
+    #[test]
+    fn the_input_is_centred_on_a_pixel_value() {
+        let input = untrained(false).input;
+        let pixels: Vec<u8> = data().pictures.iter().flat_map(|picture| picture.pixels.clone()).collect();
+        let reals: Vec<f32> = pixels.iter().map(|&pixel| input.real(pixel)).collect();
+        let mean = reals.iter().sum::<f32>() / reals.len() as f32;
+        let variance = reals.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / reals.len() as f32;
+        assert!(mean.abs() <= 0.5 * input.scale && (variance - 1.0).abs() < 1e-3);
+        assert_eq!(input.real(input.mean), 0.0);
+    }
+
+    #[test]
+    fn a_base_gives_its_body() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("base.safetensors");
+        let base = train_with(untrained(true), &options()).unwrap();
+        base.save(&file).unwrap();
+        let options = TrainOptions { base: Some(file), seed: 9, ..options() };
+        let same = start(network(true, 8, 3), &data(), Resize::Exact, &options).unwrap();
+        assert_eq!(same, base);
+
+        let mut two = data();
+        two.classes.pop();
+        two.pictures.retain(|picture| picture.label < 2);
+        let new = start(network(true, 8, 2), &two, Resize::Exact, &options).unwrap();
+        assert_eq!(new.tensors["conv2d_1.norm.mean"], base.tensors["conv2d_1.norm.mean"]);
+        assert_eq!(new.tensors["dense_1.weight"], base.tensors["dense_1.weight"]);
+        assert_eq!(new.tensors["dense_2.weight"].shape, [8, 2]);
+
+        let refused = |network| start(network, &data(), Resize::Exact, &options).unwrap_err().to_string();
+        let error = refused(network(true, 9, 3));
+        assert!(error.contains("base.safetensors: cannot be the base: layer `dense_1` is dense to 1x1x8 there and dense to 1x1x9 here"), "{error}");
+        assert!(refused(network(false, 8, 3)).contains("layer `conv2d_1`"));
+    }
+
+    #[test]
+    fn what_cannot_be_trained_is_named() {
+        let diverging = TrainOptions { rate: 1e30, ..options() };
+        let error = train_with(untrained(false), &diverging).unwrap_err();
+        assert!(matches!(error, TrainError::NotFinite { step: 2.. }), "{error}");
+
+        let mut renamed = untrained(false);
+        renamed.classes[0] = "line".into();
+        assert!(matches!(train_with(renamed, &options()), Err(TrainError::Classes { .. })));
+
+        let mut small = data();
+        small.shape.height = 5;
+        assert!(matches!(evaluate(&untrained(false), &small), Err(TrainError::Shape { .. })));
+
+        let mut unfinished = untrained(false);
+        let run = key(&data(), &options(), &augmentation(), None);
+        unfinished.training = Some(crate::checkpoint::TrainingState { step: 1, run, optimiser: vec![] });
+        let other = TrainOptions { batch: 41, ..options() };
+        let error = train_with(unfinished.clone(), &other).unwrap_err().to_string();
+        assert!(error.contains("`train.batch` was 40 and is 41"), "{error}");
+        let error = train_with(unfinished, &options()).unwrap_err();
+        assert!(matches!(error, TrainError::Optimiser(_)), "{error}");
+    }
+
+    #[test]
+    fn options_have_ranges() {
+        assert_eq!(TrainOptions::default().validate(), Ok(()));
+        let wrong = TrainOptions { smoothing: 1.0, ..options() };
+        assert_eq!(wrong.validate().unwrap_err().0, "train.smoothing");
+        let wrong = TrainOptions { rate: f64::NAN, ..options() };
+        assert_eq!(wrong.validate().unwrap_err().0, "train.rate");
+        let keys = serde_json::to_value(options()).unwrap();
+        let named: Vec<&str> = TrainOptions::KEYS.iter().map(|&(key, _)| key).collect();
+        let keys = keys.as_object().unwrap();
+        assert_eq!(named.len(), keys.len());
+        assert!(named.iter().all(|name| keys.contains_key(*name)));
+    }
+}

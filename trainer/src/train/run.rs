@@ -1,0 +1,239 @@
+//! The training loop.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use burn::module::{Module, ParamGroup};
+use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer, MultiGradientsParams};
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Bytes, Device, Tensor};
+
+use super::batch::{Batches, Shard};
+use super::progress::Progress;
+use super::schedule::rate;
+use super::workers::Workers;
+use super::{Hooks, TrainError, TrainOptions};
+use crate::augment::Augmentation;
+use crate::checkpoint::{Checkpoint, TrainingState};
+use crate::data::Dataset;
+use crate::network::{FloatNetwork, Masks, Network, numbers};
+
+/// Pictures that one worker takes at a time. Fixed, so that the sums, and with
+/// them the bits, do not depend on the number of cores.
+const SHARD: usize = 16;
+
+/// Zeroes weights while a network is trained. A weight that is 0 stays 0.
+pub(crate) trait Sparsifier {
+    /// Zeroes the weights that are due before a step (from 0).
+    fn zero(&self, step: usize, steps: usize, checkpoint: &mut Checkpoint);
+    /// Whether anything is due before a step.
+    fn due(&self, step: usize, steps: usize) -> bool;
+}
+
+/// What is trained how.
+pub(crate) struct Job<'a> {
+    pub data: &'a Dataset,
+    pub options: &'a TrainOptions,
+    pub augmentation: &'a Augmentation,
+    pub sparsifier: Option<&'a dyn Sparsifier>,
+    pub hooks: &'a Hooks<'a>,
+    /// Identifies the job; a training goes on only under the same.
+    pub key: String,
+}
+
+/// Trains until the last step.
+pub(crate) fn run(start: Checkpoint, job: &Job) -> Result<Checkpoint, TrainError> {
+    let mut run = Run::new(start, job)?;
+    let mut saved = Instant::now();
+    while run.step < run.steps {
+        run.sparsify();
+        run.train_step()?;
+        if job.hooks.stop.load(Ordering::Relaxed) {
+            return Err(run.interrupted()?);
+        }
+        if saved.elapsed() >= job.hooks.save_every {
+            run.save()?;
+            saved = Instant::now();
+        }
+    }
+    run.sparsify();
+    run.checkpoint.tensors = run.network.to_tensors();
+    Ok(run.checkpoint)
+}
+
+struct Run<'a> {
+    job: &'a Job<'a>,
+    /// Everything but the tensors is up to date.
+    checkpoint: Checkpoint,
+    network: FloatNetwork,
+    optimiser: ModuleOptimizer,
+    masks: Option<Masks>,
+    batches: Batches<'a>,
+    workers: Workers,
+    /// Most pictures that one worker takes at a time.
+    shard: usize,
+    device: Device,
+    progress: Progress,
+    /// Finished steps.
+    step: usize,
+    steps: usize,
+}
+
+impl<'a> Run<'a> {
+    fn new(mut checkpoint: Checkpoint, job: &'a Job<'a>) -> Result<Self, TrainError> {
+        let device = Device::flex().autodiff();
+        let network = FloatNetwork::new(&checkpoint, &device);
+        let input = (checkpoint.network.input, checkpoint.input);
+        let batches = Batches::new(job.data, job.augmentation, input, job.options);
+        let steps = job.options.epochs * batches.per_epoch;
+        let (step, optimiser) = match checkpoint.training.take() {
+            None => (0, optimiser(job.options)),
+            Some(state) => resume(state, job)?,
+        };
+        Ok(Self {
+            progress: Progress::new(job.hooks.label, step, steps, batches.per_epoch),
+            masks: job.sparsifier.map(|_| network.masks()),
+            workers: Workers::new(),
+            shard: shard(&checkpoint.network),
+            job,
+            checkpoint,
+            network,
+            optimiser,
+            batches,
+            device,
+            step,
+            steps,
+        })
+    }
+
+    fn train_step(&mut self) -> Result<(), TrainError> {
+        let shards = self.batches.shards(self.step, self.shard);
+        let pictures: usize = shards.iter().map(|shard| shard.labels.len()).sum();
+        let (network, device) = (&self.network, &self.device);
+        let results = self.workers.map(shards, |shard| {
+            let inputs = self.batches.tensors(&shard, device);
+            // A copy of its own for each, or they would wait for each other.
+            let network = match shard.whole {
+                true => network.clone(),
+                false => network.valid().train(),
+            };
+            learn(&network, inputs, &shard, pictures)
+        });
+        let loss = results.iter().map(|result| result.loss).sum::<f32>();
+        let right = results.iter().map(|result| result.right).sum();
+        if !loss.is_finite() {
+            return Err(TrainError::NotFinite { step: self.step + 1 });
+        }
+        self.update(results);
+        self.step += 1;
+        self.progress.step(loss, right, pictures);
+        Ok(())
+    }
+
+    fn update(&mut self, results: Vec<Learned>) {
+        let device = Device::flex();
+        let gradients = MultiGradientsParams {
+            grads: results.into_iter().map(|result| (result.gradients, device.clone())).collect(),
+        };
+        let rate = rate(self.step, self.steps, self.job.options.rate);
+        let mut network = self.optimiser.step_multi(rate, self.network.clone(), gradients);
+        if let Some(masks) = &self.masks {
+            network = network.hold(masks);
+        }
+        self.network = network;
+    }
+
+    fn sparsify(&mut self) {
+        let Some(sparsifier) = self.job.sparsifier else {
+            return;
+        };
+        if sparsifier.due(self.step, self.steps) {
+            self.checkpoint.tensors = self.network.to_tensors();
+            sparsifier.zero(self.step, self.steps, &mut self.checkpoint);
+            // Its parameters keep their numbers, so that the optimiser still fits.
+            self.network = FloatNetwork::new(&self.checkpoint, &self.device);
+            self.masks = Some(self.network.masks());
+        }
+    }
+
+    fn interrupted(&mut self) -> Result<TrainError, TrainError> {
+        self.save()?;
+        Ok(TrainError::Interrupted {
+            file: self.job.hooks.save.map(ToOwned::to_owned),
+            step: self.step,
+            steps: self.steps,
+        })
+    }
+
+    fn save(&mut self) -> Result<(), TrainError> {
+        let Some(file) = self.job.hooks.save else {
+            return Ok(());
+        };
+        let optimiser = self.optimiser.into_bytes().map_err(|error| TrainError::Optimiser(error.to_string()))?;
+        self.checkpoint.tensors = self.network.to_tensors();
+        self.checkpoint.training = Some(TrainingState {
+            step: self.step,
+            run: self.job.key.clone(),
+            optimiser: optimiser.to_vec(),
+        });
+        let saved = self.checkpoint.save(file);
+        self.checkpoint.training = None;
+        Ok(saved?)
+    }
+}
+
+/// The statistics of batch normalisation are those of one shard.
+fn shard(network: &Network) -> usize {
+    match network.nodes.iter().any(|node| node.batch_norm) {
+        true => usize::MAX,
+        false => SHARD,
+    }
+}
+
+/// AdamW (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization").
+/// Only weights decay: biases and normalisation carry no risk of overfitting.
+fn optimiser(options: &TrainOptions) -> ModuleOptimizer {
+    let config = AdamWConfig::new().with_epsilon(1e-8);
+    let decaying = config.clone().with_weight_decay(options.weight_decay as f32);
+    config
+        .with_weight_decay(0.0)
+        .init()
+        .with_group(ParamGroup::from_predicate("weight"), decaying.build(), None)
+}
+
+/// The step at which a saved training stands, and its optimiser.
+fn resume(state: TrainingState, job: &Job) -> Result<(usize, ModuleOptimizer), TrainError> {
+    if state.run != job.key {
+        return Err(TrainError::OtherRun(super::difference(&state.run, &job.key)));
+    }
+    let optimiser = optimiser(job.options)
+        .from_bytes(Bytes::from_bytes_vec(state.optimiser))
+        .map_err(|error| TrainError::Optimiser(error.to_string()))?;
+    Ok((state.step, optimiser))
+}
+
+/// What one worker found out about its shard.
+struct Learned {
+    gradients: GradientsParams,
+    /// The shard's part of the mean over the batch.
+    loss: f32,
+    right: usize,
+}
+
+/// Cross entropy with soft targets, the mean over all pictures of the batch.
+fn learn(network: &FloatNetwork, (input, targets): (Tensor<4>, Tensor<2>), shard: &Shard, pictures: usize) -> Learned {
+    let logits = network.logits(input);
+    let right = count_right(&numbers(logits.clone().inner()), &shard.labels);
+    let loss = -(log_softmax(logits, 1) * targets).sum() / pictures as f64;
+    Learned {
+        loss: numbers(loss.clone().inner()).into_iter().sum(),
+        gradients: GradientsParams::from_grads(loss.backward(), network),
+        right,
+    }
+}
+
+fn count_right(logits: &[f32], labels: &[usize]) -> usize {
+    let classes = logits.len() / labels.len().max(1);
+    let rows = logits.chunks(classes.max(1)).zip(labels);
+    rows.filter(|(row, label)| super::argmax(row) == **label).count()
+}

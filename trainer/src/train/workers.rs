@@ -1,0 +1,55 @@
+//! Several single-threaded workers, which beat one network on all cores: small
+//! tensors keep only one core busy.
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+/// One thread for each core, with a rayon pool of its own so that Burn does not
+/// spread the work of one over the others.
+pub(super) struct Workers(Vec<ThreadPool>);
+
+impl Workers {
+    pub(super) fn new() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let pool = |_| ThreadPoolBuilder::new().num_threads(1).build().ok();
+        Self((0..cores).filter_map(pool).collect())
+    }
+
+    /// Results in the order of the items, whichever worker makes them.
+    pub(super) fn map<T: Send, R: Send>(&self, items: Vec<T>, make: impl Fn(T) -> R + Sync) -> Vec<R> {
+        let workers = self.0.len();
+        if items.len() < 2 || workers < 2 {
+            return items.into_iter().map(make).collect();
+        }
+        let count = items.len();
+        let mut shares: Vec<Vec<T>> = (0..workers).map(|_| Vec::new()).collect();
+        for (index, item) in items.into_iter().enumerate() {
+            shares[index % workers].push(item);
+        }
+        let make = &make;
+        let work = |share: Vec<T>| share.into_iter().map(make).collect::<Vec<R>>();
+        let mut done: Vec<std::vec::IntoIter<R>> = std::thread::scope(|scope| {
+            let started = self.0.iter().zip(shares);
+            let started = started.map(|(pool, share)| scope.spawn(move || pool.install(|| work(share))));
+            let started: Vec<_> = started.collect();
+            started.into_iter().map(|thread| join(thread).into_iter()).collect()
+        });
+        (0..count).filter_map(|index| done[index % workers].next()).collect()
+    }
+}
+
+fn join<R>(thread: std::thread::ScopedJoinHandle<'_, R>) -> R {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_keep_their_order() {
+        for count in 0..9 {
+            let results = Workers::new().map((0..count).collect(), |item: usize| item * 10);
+            assert!(results.into_iter().eq((0..count).map(|item| item * 10)));
+        }
+    }
+}
