@@ -49,7 +49,7 @@ impl<'m, 'a> Engine<'m, 'a> {
     pub fn infer(&mut self, fill: impl FnOnce(&mut [i8])) -> &[i8] {
         fill(&mut self.arena[self.model.input().range()]);
         for step in self.model.steps() {
-            self.run(step);
+            self.run(&step);
         }
         &self.arena[self.model.output().range()]
     }

@@ -66,10 +66,20 @@ impl Exit {
 
     /// The reason behind an exit code.
     pub fn from_code(code: u8) -> Option<Self> {
-        use Exit::{ArenaTooSmall, Crashed, HostFiles, ModelRefused, SelfTestFailed, Success, WrongInputs};
-        [Success, SelfTestFailed, ModelRefused, ArenaTooSmall, WrongInputs, HostFiles, Crashed]
-            .into_iter()
-            .find(|exit| exit.code() == code)
+        use Exit::{
+            ArenaTooSmall, Crashed, HostFiles, ModelRefused, SelfTestFailed, Success, WrongInputs,
+        };
+        [
+            Success,
+            SelfTestFailed,
+            ModelRefused,
+            ArenaTooSmall,
+            WrongInputs,
+            HostFiles,
+            Crashed,
+        ]
+        .into_iter()
+        .find(|exit| exit.code() == code)
     }
 }
 

@@ -108,7 +108,7 @@ impl Cost {
         let (params, nonzeros) = parameters(model);
         let model_bytes = model.file_bytes();
         let stack_bytes = run.report.stack_bytes;
-        let macs_by_layer: Vec<LayerMacs> = model.steps().iter().map(layer_macs(model)).collect();
+        let macs_by_layer: Vec<LayerMacs> = model.steps().map(|step| layer_macs(model, &step)).collect();
         Ok(Self {
             board: board.name,
             model_bytes,
@@ -147,8 +147,8 @@ impl Cost {
     }
 }
 
-fn layer_macs<'m>(model: &'m Model) -> impl Fn(&shared::model::Step) -> LayerMacs + 'm {
-    |step| LayerMacs {
+fn layer_macs(model: &Model, step: &shared::model::Step) -> LayerMacs {
+    LayerMacs {
         layer: usize::from(step.output) - 1,
         kind: step.layer.kind(),
         macs: model.macs(step),

@@ -50,7 +50,7 @@ impl Cmd {
     pub fn run(self) -> Result<Inspection, Error> {
         let bytes = self.path.read()?;
         let model = parse(&bytes, &self.path.model)?;
-        let rows = model.steps().iter().map(|step| row(&model, step));
+        let rows = model.steps().map(|step| row(&model, &step));
         Ok(Inspection {
             model_bytes: model.file_bytes(),
             arena_bytes: model.arena_bytes(),

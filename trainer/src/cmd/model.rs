@@ -43,8 +43,7 @@ pub fn parse<'a>(bytes: &'a [u8], file: &Path) -> Result<Model<'a>, Error> {
 pub fn parameters(model: &Model) -> (usize, usize) {
     model
         .steps()
-        .iter()
-        .map(|step| layer_parameters(model, step))
+        .map(|step| layer_parameters(model, &step))
         .fold((0, 0), |(a, b), (c, d)| (a + c, b + d))
 }
 

@@ -1,0 +1,155 @@
+//! What lies where in the file: constants, the values of the descriptor, sizes.
+//! Reader and writer both use these.
+
+use serde::{Deserialize, Serialize};
+
+use crate::arith::Clamp;
+use crate::layer::{Activation, Layer, Shape};
+use crate::plan::MAX_TENSORS;
+
+/// First bytes of every model file.
+pub const MAGIC: [u8; 8] = *b"espalier";
+/// The version this code reads and writes.
+pub const VERSION: u16 = 1;
+/// Bytes of the header.
+pub const HEADER_BYTES: usize = 24;
+/// Where the CRC lies in the header.
+pub const CRC_RANGE: core::ops::Range<usize> = 16..20;
+/// Every block of the weight section starts at a multiple of this many bytes
+/// from the start of the file.
+pub const ALIGN: usize = 16;
+/// Most layers in one model.
+pub const MAX_LAYERS: usize = MAX_TENSORS - 1;
+/// Longest file in bytes: 1 GiB, so that no sum of offsets overflows on a
+/// 32-bit target (a block has less than 2^31 + 2^20 bytes).
+pub const MAX_FILE: usize = 1 << 30;
+/// Longest class name in bytes.
+pub const MAX_NAME: usize = 64;
+
+const CRC: crc::Crc<u32, crc::NoTable> = crc::Crc::<u32, crc::NoTable>::new(&crc::CRC_32_ISO_HDLC);
+
+/// How a picture of another size is brought to the size of the input.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resize {
+    /// Not at all: another size is refused.
+    #[default]
+    Exact,
+    /// Each side is scaled on its own.
+    Stretch,
+    /// The shorter side is scaled to fit, the longer one cut at both ends.
+    Crop,
+}
+
+/// First value of the descriptor. `class_count` names and `layer_count`
+/// [`Node`]s follow, each a postcard value of its own.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Head {
+    /// Shape of the input.
+    pub input: Shape,
+    /// Scale and zero point of the input.
+    pub input_quant: Quant,
+    /// What was done to pictures of another size.
+    pub resize: Resize,
+    /// Seed of the self-test inputs, see [`crate::golden`].
+    pub golden_seed: u32,
+    /// Number of self-test vectors.
+    pub golden_count: u8,
+    /// Number of class names: 0, or as many as the output has elements.
+    pub class_count: u16,
+    /// Number of layers, 1 to [`MAX_LAYERS`].
+    pub layer_count: u8,
+}
+
+/// real = scale * (q - zero_point).
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Quant {
+    /// Positive and finite.
+    pub scale: f32,
+    /// The int8 that stands for 0.
+    pub zero_point: i8,
+}
+
+/// Which tensors a layer reads: 0 is the network's input, `i + 1` the output of
+/// layer `i`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Sources {
+    /// One.
+    One(u8),
+    /// Two, for `Add`.
+    Two(u8, u8),
+}
+
+/// One layer in the descriptor.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Node {
+    /// Definition.
+    pub layer: Layer,
+    /// What it reads.
+    pub sources: Sources,
+    /// Scale and zero point of what it writes.
+    pub output: Quant,
+}
+
+/// Bytes of a layer's block in the weight section, before alignment.
+///
+/// | layer | block |
+/// |---|---|
+/// | `conv2d`, `depthwise_conv2d` | int8 weights, padded to 4; int32 biases; int32 mantissas; int8 shifts |
+/// | `dense` | int8 weights, padded to 4; int32 biases; f64 factors |
+/// | `add` | int32 mantissa and int32 shift for input a, input b, output |
+/// | `softmax` | int32 mantissa and int32 shift of the input |
+/// | others | nothing |
+pub fn block_bytes(layer: &Layer, input: Shape) -> usize {
+    let per_channel = match layer {
+        Layer::Add(_) => return 24,
+        Layer::Softmax => return 8,
+        Layer::Dense(_) => 4 + 8,
+        _ => 4 + 4 + 1,
+    };
+    layer.params(input).map_or(0, |params| {
+        params.weights().next_multiple_of(4) + per_channel * params.channels
+    })
+}
+
+/// Offset behind a layer's block that starts at `block`, aligned for the next.
+pub fn block_end(block: u32, layer: &Layer, input: Shape) -> u32 {
+    let end = block as usize + block_bytes(layer, input);
+    end.next_multiple_of(ALIGN) as u32
+}
+
+/// Offset in the file at which the weight section starts.
+pub fn weights_start(descriptor_bytes: usize) -> usize {
+    (HEADER_BYTES + descriptor_bytes).next_multiple_of(ALIGN)
+}
+
+/// CRC-32 (ISO-HDLC, as in zip and PNG) of a file, its own four bytes left out.
+pub fn crc32(file: &[u8]) -> u32 {
+    let mut digest = CRC.digest();
+    digest.update(file.get(..CRC_RANGE.start).unwrap_or_default());
+    digest.update(file.get(CRC_RANGE.end..).unwrap_or_default());
+    digest.finalize()
+}
+
+/// What softmax writes: 0 to 255/256.
+pub const SOFTMAX_QUANT: Quant = Quant {
+    scale: 1.0 / 256.0,
+    zero_point: -128,
+};
+
+/// The range that a fused activation leaves: real 0 is the zero point, and
+/// real 6 is rounded to the nearest int8, ties away from zero.
+pub fn clamp_of(activation: Activation, quant: Quant) -> Clamp {
+    let (min, max) = match activation {
+        Activation::None => (i8::MIN, i8::MAX),
+        Activation::Relu => (quant.zero_point, i8::MAX),
+        Activation::Relu6 => {
+            let steps = (6.0 / quant.scale).min(255.0);
+            let whole = steps as i32;
+            let six = whole + i32::from(steps - whole as f32 >= 0.5);
+            let max = (i32::from(quant.zero_point) + six).min(i32::from(i8::MAX));
+            (quant.zero_point, max as i8)
+        }
+    };
+    Clamp { min, max }
+}

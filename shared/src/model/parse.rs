@@ -1,0 +1,359 @@
+//! Every check of [`Model::parse`].
+
+use core::ops::Range;
+
+use heapless::Vec;
+use serde::Deserialize;
+
+use super::*;
+use crate::arith::MAX_BIAS;
+use crate::plan::{self, Lifetime};
+
+impl<'a> Model<'a> {
+    /// Checks everything: length, magic, version, checksum, descriptor, shapes,
+    /// scales, parameter ranges, data flow; then computes the memory plan.
+    ///
+    /// `bytes` may be longer than the file, such as a whole flash region.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
+        let header = Header::parse(bytes)?;
+        let mut reader = Reader {
+            file: header.file,
+            offset: HEADER_BYTES,
+            end: header.descriptor_end,
+        };
+        let head: Head = reader.value()?;
+        let names = reader.names(head.class_count)?;
+        let mut model = Self {
+            file: header.file,
+            head,
+            names,
+            nodes: reader.rest(),
+            weights_start: weights_start(header.descriptor_end - HEADER_BYTES) as u32,
+            tensors: Vec::new(),
+            arena_bytes: 0,
+            golden: Golden {
+                seed: head.golden_seed,
+                output_len: 1,
+                expected: &[],
+            },
+        };
+        let blocks_end = model.read_layers(&mut reader)?;
+        reader.finish()?;
+        model.read_golden(blocks_end)?;
+        model.check_parameters()?;
+        model.place_tensors()?;
+        Ok(model)
+    }
+
+    /// Reads the layers, fills in the tensors, and gives the offset behind the
+    /// last block.
+    fn read_layers(&mut self, reader: &mut Reader<'a>) -> Result<u32, ParseError> {
+        let count = usize::from(self.head.layer_count);
+        if count == 0 || count > MAX_LAYERS {
+            return Err(ParseError::LayerCount { count });
+        }
+        self.push_tensor(self.head.input, self.head.input_quant)?;
+        let mut block = self.weights_start;
+        for layer in 0..self.head.layer_count {
+            let node: Node = reader.value()?;
+            let step = Step::new(&node, layer, block);
+            block = self.push_layer(&node, &step)?;
+        }
+        Ok(block)
+    }
+
+    fn push_tensor(&mut self, shape: Shape, quant: Quant) -> Result<(), ParseError> {
+        let tensor = self.tensors.len();
+        if !(quant.scale.is_finite() && quant.scale > 0.0) {
+            return Err(ParseError::Scale { tensor });
+        }
+        let too_many = ParseError::LayerCount { count: tensor };
+        let tensor = Tensor {
+            shape,
+            scale: quant.scale,
+            zero_point: quant.zero_point,
+            offset: 0,
+        };
+        self.tensors.push(tensor).map_err(|_| too_many)
+    }
+
+    /// Checks a layer and gives the offset of the next one's block.
+    fn push_layer(&mut self, node: &Node, step: &Step) -> Result<u32, ParseError> {
+        let layer = usize::from(step.output) - 1;
+        let tensor = |index: u8| {
+            self.tensors
+                .get(usize::from(index))
+                .copied()
+                .ok_or(ParseError::Source { layer })
+        };
+        let [a, b] = [tensor(step.inputs[0])?, tensor(step.inputs[1])?];
+        let shape = match node.sources {
+            Sources::One(_) => node.layer.output_shape(&[a.shape]),
+            Sources::Two(..) => node.layer.output_shape(&[a.shape, b.shape]),
+        };
+        let shape = shape.map_err(|error| ParseError::Shape { layer, error })?;
+        if !keeps_scale_rule(node, &a) {
+            return Err(ParseError::Rescale {
+                layer,
+                kind: node.layer.kind(),
+            });
+        }
+        let needed = step.block as usize + block_bytes(&node.layer, a.shape);
+        let end = block_end(step.block, &node.layer, a.shape);
+        if end as usize > self.file.len() {
+            return Err(ParseError::CutOff {
+                needed: end as usize,
+                available: self.file.len(),
+            });
+        }
+        check_zero(self.file, needed..end as usize)?;
+        self.push_tensor(shape, node.output)?;
+        Ok(end)
+    }
+
+    /// Checks that nothing but the self-test's outputs follows the blocks.
+    fn read_golden(&mut self, start: u32) -> Result<(), ParseError> {
+        let outputs = self.output_shape().len();
+        let names = usize::from(self.head.class_count);
+        if names != 0 && names != outputs {
+            return Err(ParseError::Classes { names, outputs });
+        }
+        let start = start as usize;
+        let golden = usize::from(self.head.golden_count).saturating_mul(outputs);
+        let end = start.saturating_add(golden);
+        if end > self.file.len() {
+            return Err(ParseError::CutOff {
+                needed: end,
+                available: self.file.len(),
+            });
+        }
+        if end < self.file.len() {
+            return Err(ParseError::Stray { offset: end });
+        }
+        self.golden.output_len = outputs;
+        self.golden.expected = bytemuck::cast_slice(self.file.get(start..).unwrap_or_default());
+        Ok(())
+    }
+
+    fn check_parameters(&self) -> Result<(), ParseError> {
+        for (layer, step) in self.steps().enumerate() {
+            let bias = |bias: i32| bias.unsigned_abs() <= MAX_BIAS as u32;
+            let wrong = match self.data(&step) {
+                Data::Conv(params) => params
+                    .channels()
+                    .position(|(b, factor)| !(bias(b) && is_normal(factor))),
+                Data::Dense(params) => params
+                    .units()
+                    .position(|(b, factor)| !(bias(b) && factor.is_finite() && factor >= 0.0)),
+                Data::Add(_) | Data::Softmax(_) => self.wrong_pair(&step),
+                Data::None => None,
+            };
+            if let Some(channel) = wrong {
+                return Err(ParseError::Parameter { layer, channel });
+            }
+        }
+        Ok(())
+    }
+
+    /// The first pair of mantissa and shift, both whole words, out of range.
+    fn wrong_pair(&self, step: &Step) -> Option<usize> {
+        let bytes = block_bytes(&step.layer, self.tensor(step.inputs[0]).shape);
+        let start = step.block as usize;
+        let block = self.file.get(start..start + bytes).unwrap_or_default();
+        let (pairs, _) = block.as_chunks::<8>();
+        let in_range = |(index, &[a, b, c, d, e, f, g, h]): (usize, &[u8; 8])| {
+            let mantissa = i32::from_le_bytes([a, b, c, d]);
+            let shift = i32::from_le_bytes([e, f, g, h]);
+            let side = match step.layer {
+                // Both inputs are scaled down, so their sum fits.
+                Layer::Add(_) if index < 2 => shift <= 0,
+                Layer::Softmax => shift >= 0,
+                _ => true,
+            };
+            side && Multiplier::new(mantissa, shift).is_some()
+        };
+        pairs.iter().enumerate().position(|pair| !in_range(pair))
+    }
+
+    /// Computes the plan. `Flatten` writes nothing: its output is its input.
+    fn place_tensors(&mut self) -> Result<(), ParseError> {
+        let mut lifetimes: Vec<Lifetime, MAX_TENSORS> = Vec::new();
+        let mut owner: Vec<u8, MAX_TENSORS> = Vec::new();
+        let mut read = [false; MAX_TENSORS];
+        // Both lists have room for every tensor, so no push is refused.
+        let mut write = |tensor: u8, size: usize, own: u8| {
+            let _ = owner.push(own);
+            let _ = lifetimes.push(Lifetime {
+                size: size as u32,
+                first: tensor,
+                last: tensor,
+            });
+        };
+        write(0, self.input_shape().len(), 0);
+        for step in self.steps() {
+            match step.layer {
+                Layer::Flatten => write(step.output, 0, step.inputs[0]),
+                _ => write(
+                    step.output,
+                    self.tensor(step.output).shape.len(),
+                    step.output,
+                ),
+            }
+        }
+        // A flattened tensor may be flattened again.
+        for tensor in 0..owner.len() {
+            owner[tensor] = owner[usize::from(owner[tensor])];
+        }
+        for step in self.steps() {
+            for input in step.inputs.map(usize::from) {
+                read[input] = true;
+                lifetimes[usize::from(owner[input])].last = step.output;
+            }
+        }
+        let last = self.tensors.len() - 1;
+        lifetimes[usize::from(owner[last])].last = last as u8 + 1;
+        if let Some(tensor) = (0..last).find(|&tensor| !read[tensor]) {
+            return Err(ParseError::Unused { tensor });
+        }
+        let plan = plan::plan(&lifetimes);
+        for (tensor, &own) in self.tensors.iter_mut().zip(&owner) {
+            tensor.offset = plan.offsets[usize::from(own)];
+        }
+        self.arena_bytes = plan.peak;
+        Ok(())
+    }
+}
+
+fn is_normal(factor: Multiplier) -> bool {
+    Multiplier::new(factor.mantissa(), factor.shift().into()).is_some()
+}
+
+struct Header<'a> {
+    file: &'a [u8],
+    descriptor_end: usize,
+}
+
+impl<'a> Header<'a> {
+    fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
+        let cut_off = |needed| ParseError::CutOff {
+            needed,
+            available: bytes.len(),
+        };
+        let seen = bytes.len().min(MAGIC.len());
+        if bytes.get(..seen) != MAGIC.get(..seen) {
+            return Err(ParseError::Magic);
+        }
+        let (header, _) = bytes
+            .split_first_chunk::<HEADER_BYTES>()
+            .ok_or(cut_off(HEADER_BYTES))?;
+        let [
+            ..,
+            v0,
+            v1,
+            r0,
+            r1,
+            l0,
+            l1,
+            l2,
+            l3,
+            c0,
+            c1,
+            c2,
+            c3,
+            d0,
+            d1,
+            d2,
+            d3,
+        ] = *header;
+        let found = u16::from_le_bytes([v0, v1]);
+        if found != VERSION {
+            return Err(ParseError::Version { found });
+        }
+        let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        if length > MAX_FILE {
+            return Err(ParseError::TooLong { length });
+        }
+        let file = bytes.get(..length).ok_or(cut_off(length))?;
+        let stored = u32::from_le_bytes([c0, c1, c2, c3]);
+        let found = crc32(file);
+        if stored != found {
+            return Err(ParseError::Crc { stored, found });
+        }
+        if [r0, r1] != [0, 0] {
+            return Err(ParseError::Stray { offset: 10 });
+        }
+        let descriptor_end = (u32::from_le_bytes([d0, d1, d2, d3]) as usize)
+            .checked_add(HEADER_BYTES)
+            .filter(|&end| end <= length)
+            .ok_or(ParseError::Descriptor { offset: 20 })?;
+        Ok(Self {
+            file,
+            descriptor_end,
+        })
+    }
+}
+
+/// Reads the descriptor's values one after the other.
+struct Reader<'a> {
+    file: &'a [u8],
+    offset: usize,
+    end: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn value<T: Deserialize<'a>>(&mut self) -> Result<T, ParseError> {
+        let error = ParseError::Descriptor {
+            offset: self.offset,
+        };
+        let (value, left) = postcard::take_from_bytes(self.rest()).map_err(|_| error)?;
+        self.offset = self.end - left.len();
+        Ok(value)
+    }
+
+    fn rest(&self) -> &'a [u8] {
+        self.file.get(self.offset..self.end).unwrap_or_default()
+    }
+
+    fn names(&mut self, count: u16) -> Result<&'a [u8], ParseError> {
+        let start = self.offset;
+        for index in 0..usize::from(count) {
+            if self.value::<&str>()?.len() > MAX_NAME {
+                return Err(ParseError::Name { index });
+            }
+        }
+        Ok(self.file.get(start..self.offset).unwrap_or_default())
+    }
+
+    /// Nothing may be left but zeroes up to the weight section.
+    fn finish(&self) -> Result<(), ParseError> {
+        if self.offset != self.end {
+            return Err(ParseError::Stray {
+                offset: self.offset,
+            });
+        }
+        let start = weights_start(self.end - HEADER_BYTES).min(self.file.len());
+        check_zero(self.file, self.end..start)
+    }
+}
+
+fn check_zero(file: &[u8], range: Range<usize>) -> Result<(), ParseError> {
+    let padding = file.get(range.clone()).unwrap_or_default();
+    match padding.iter().position(|&byte| byte != 0) {
+        Some(at) => Err(ParseError::Stray {
+            offset: range.start + at,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Pools and flatten pass values through; softmax always writes
+/// [`SOFTMAX_QUANT`].
+fn keeps_scale_rule(node: &Node, input: &Tensor) -> bool {
+    match node.layer {
+        Layer::MaxPool2d(_) | Layer::AvgPool2d(_) | Layer::GlobalAvgPool2d | Layer::Flatten => {
+            node.output.scale == input.scale && node.output.zero_point == input.zero_point
+        }
+        Layer::Softmax => node.output == SOFTMAX_QUANT,
+        _ => true,
+    }
+}
