@@ -206,8 +206,13 @@ impl Checkpoint {
     /// Reads and checks a file.
     pub fn load(file: &Path) -> Result<Self, CheckpointError> {
         let bytes = std::fs::read(file).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => CheckpointError::Missing { file: file.to_owned() },
-            _ => CheckpointError::Read { file: file.to_owned(), source },
+            io::ErrorKind::NotFound => CheckpointError::Missing {
+                file: file.to_owned(),
+            },
+            _ => CheckpointError::Read {
+                file: file.to_owned(),
+                source,
+            },
         })?;
         Reader::new(file, &bytes)?.checkpoint()
     }
@@ -215,7 +220,10 @@ impl Checkpoint {
     /// Writes the file so that at every moment either the old or the new one is
     /// there as a whole.
     pub fn save(&self, file: &Path) -> Result<(), CheckpointError> {
-        let write = |source| CheckpointError::Write { file: file.to_owned(), source };
+        let write = |source| CheckpointError::Write {
+            file: file.to_owned(),
+            source,
+        };
         let bytes = self.to_bytes().map_err(io::Error::other).map_err(write)?;
         crate::file::save(file, &bytes).map_err(write)
     }
@@ -341,7 +349,9 @@ fn device_layout(layer: &Layer, weight: &Array) -> Vec<f32> {
         // O (I HW) to O (HW I)
         Layer::Conv2d(_) => {
             let filters = weight.data.chunks(side(1) * area);
-            filters.flat_map(|filter| transposed(filter, area)).collect()
+            filters
+                .flat_map(|filter| transposed(filter, area))
+                .collect()
         }
         // O HW to HW O
         Layer::DepthwiseConv2d(_) => transposed(&weight.data, area),
@@ -375,9 +385,18 @@ impl<'a> Reader<'a> {
         };
         let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
         let tensors = SafeTensors::deserialize(bytes).map_err(damaged)?;
-        let json = metadata.metadata().as_ref().and_then(|entries| entries.get(KEY));
-        let json = json.ok_or_else(|| CheckpointError::NoDescription { file: file.to_owned() })?;
-        Ok(Self { file, description: describe(file, json)?, tensors })
+        let json = metadata
+            .metadata()
+            .as_ref()
+            .and_then(|entries| entries.get(KEY));
+        let json = json.ok_or_else(|| CheckpointError::NoDescription {
+            file: file.to_owned(),
+        })?;
+        Ok(Self {
+            file,
+            description: describe(file, json)?,
+            tensors,
+        })
     }
 
     fn checkpoint(self) -> Result<Checkpoint, CheckpointError> {
@@ -397,19 +416,43 @@ impl<'a> Reader<'a> {
             Some(progress) => Some(self.training(progress)?),
             None => None,
         };
-        let Description { network, classes, input, resize, .. } = self.description;
-        Ok(Checkpoint { network, classes, input, resize, tensors, training })
+        let Description {
+            network,
+            classes,
+            input,
+            resize,
+            ..
+        } = self.description;
+        Ok(Checkpoint {
+            network,
+            classes,
+            input,
+            resize,
+            tensors,
+            training,
+        })
     }
 
     fn check_description(&self) -> Result<(), CheckpointError> {
-        let Description { network, classes, input, .. } = &self.description;
-        let bad = |reason| CheckpointError::BadDescription { file: self.file.to_owned(), reason };
+        let Description {
+            network,
+            classes,
+            input,
+            ..
+        } = &self.description;
+        let bad = |reason| CheckpointError::BadDescription {
+            file: self.file.to_owned(),
+            reason,
+        };
         if classes.len() != network.classes() {
             let (names, outputs) = (classes.len(), network.classes());
             return Err(bad(format!("{names} class names for {outputs} outputs")));
         }
         if !(input.scale.is_finite() && input.scale > 0.0) {
-            return Err(bad(format!("the input scale {} is not positive", input.scale)));
+            return Err(bad(format!(
+                "the input scale {} is not positive",
+                input.scale
+            )));
         }
         Ok(())
     }
@@ -433,7 +476,10 @@ impl<'a> Reader<'a> {
             return Err(self.bad(name, found, format!("F32 {shape:?}")));
         }
         let (chunks, _) = view.data().as_chunks::<4>();
-        let data: Vec<f32> = chunks.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+        let data: Vec<f32> = chunks
+            .iter()
+            .map(|&bytes| f32::from_le_bytes(bytes))
+            .collect();
         match data.iter().position(|value| !value.is_finite()) {
             Some(at) => Err(self.bad(name, format!("{} at element {at}", data[at]), "finite")),
             None => Ok(Array { shape, data }),
@@ -441,13 +487,20 @@ impl<'a> Reader<'a> {
     }
 
     fn view(&self, name: &str) -> Result<TensorView<'a>, CheckpointError> {
-        self.tensors.tensor(name).map_err(|_| CheckpointError::NoTensor {
-            file: self.file.to_owned(),
-            tensor: name.to_owned(),
-        })
+        self.tensors
+            .tensor(name)
+            .map_err(|_| CheckpointError::NoTensor {
+                file: self.file.to_owned(),
+                tensor: name.to_owned(),
+            })
     }
 
-    fn bad(&self, tensor: &str, found: impl Into<String>, wanted: impl Into<String>) -> CheckpointError {
+    fn bad(
+        &self,
+        tensor: &str,
+        found: impl Into<String>,
+        wanted: impl Into<String>,
+    ) -> CheckpointError {
         CheckpointError::BadTensor {
             file: self.file.to_owned(),
             tensor: tensor.to_owned(),
@@ -464,7 +517,10 @@ fn describe(file: &Path, json: &str) -> Result<Description, CheckpointError> {
     };
     let Version { version } = serde_json::from_str(json).map_err(bad)?;
     if version != VERSION {
-        return Err(CheckpointError::Version { file: file.to_owned(), found: version });
+        return Err(CheckpointError::Version {
+            file: file.to_owned(),
+            found: version,
+        });
     }
     serde_json::from_str(json).map_err(bad)
 }
@@ -502,7 +558,10 @@ mod tests {
         Checkpoint {
             network,
             classes: vec!["cat".into(), "dog".into()],
-            input: InputScale { mean: 73, scale: 0.011_1 },
+            input: InputScale {
+                mean: 73,
+                scale: 0.011_1,
+            },
             resize: Resize::Crop,
             tensors,
             training: Some(TrainingState {
@@ -531,7 +590,10 @@ mod tests {
         let file = folder.path().join("a.safetensors");
         checkpoint().save(&file).unwrap();
         assert_eq!(Checkpoint::load(&file).unwrap(), checkpoint());
-        let finished = Checkpoint { training: None, ..checkpoint() };
+        let finished = Checkpoint {
+            training: None,
+            ..checkpoint()
+        };
         finished.save(&file).unwrap();
         let first = std::fs::read(&file).unwrap();
         assert_eq!(Checkpoint::load(&file).unwrap(), finished);
@@ -573,7 +635,10 @@ mod tests {
         let text = String::from_utf8_lossy(&whole[8..]).into_owned();
         assert!(text.contains(r#"\"version\":1"#));
         let newer = whole.clone();
-        let at = newer.windows(12).position(|w| w == br#"version\":1,"#).unwrap();
+        let at = newer
+            .windows(12)
+            .position(|w| w == br#"version\":1,"#)
+            .unwrap();
         let mut newer = newer;
         newer[at + 10] = b'2';
         std::fs::write(&file, newer).unwrap();
@@ -584,7 +649,9 @@ mod tests {
     fn weights_are_laid_out_for_the_device() {
         let weight = |shape: &[usize]| Array {
             shape: shape.to_vec(),
-            data: (0..shape.iter().product::<usize>()).map(|i| i as f32).collect(),
+            data: (0..shape.iter().product::<usize>())
+                .map(|i| i as f32)
+                .collect(),
         };
         let c = checkpoint();
         let layer = |index: usize| c.network.nodes[index].layer;
@@ -613,7 +680,8 @@ mod tests {
         let folded = c.folded(node).unwrap();
         let value = |name: &str, i: usize| c.tensors[&format!("depthwise_conv2d_1.{name}")].data[i];
         for channel in 0..6 {
-            let factor = value("norm.gamma", channel) / (value("norm.variance", channel) + 1e-5).sqrt();
+            let factor =
+                value("norm.gamma", channel) / (value("norm.variance", channel) + 1e-5).sqrt();
             // [6, 1, 2, 2] to [2, 2, 6]
             let wanted = value("weight", channel * 4 + 3) * factor;
             assert!((folded.weights[3 * 6 + channel] - wanted).abs() < 1e-6);

@@ -31,8 +31,8 @@ pub struct PruneOptions {
 impl Default for PruneOptions {
     fn default() -> Self {
         Self {
-            sparsity: 0.8,
-            epochs: 50,
+            sparsity: 0.9,
+            epochs: 80,
             rate: 1e-3,
         }
     }
@@ -41,7 +41,10 @@ impl Default for PruneOptions {
 impl PruneOptions {
     /// The keys, with what `--help` says of each.
     pub const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("sparsity", "Share of the weights that become 0, 0 to below 1"),
+        (
+            "sparsity",
+            "Share of the weights that become 0, 0 to below 1",
+        ),
         ("epochs", "Passes over the training pictures while pruning"),
         ("rate", "Highest learning rate while pruning"),
     ];
@@ -56,7 +59,11 @@ impl PruneOptions {
                 wrong(sparsity.into(), (0.0..1.0).contains(&sparsity)),
                 "0 or more and below 1",
             ),
-            ("compress.epochs", wrong(self.epochs as f64, self.epochs > 0), "1 or more"),
+            (
+                "compress.epochs",
+                wrong(self.epochs as f64, self.epochs > 0),
+                "1 or more",
+            ),
             (
                 "compress.rate",
                 wrong(rate, rate > 0.0 && rate.is_finite()),
@@ -123,7 +130,12 @@ fn sparsity(step: usize, steps: usize, target: f32) -> f32 {
 /// Zeroes the smallest weights of the whole network until the given share is 0,
 /// rounded up to a whole weight. Of equals, the first ones go.
 fn zero_smallest(checkpoint: &mut Checkpoint, sparsity: f32) {
-    let names: Vec<String> = checkpoint.network.nodes.iter().map(|node| node.tensor_name(Role::Weight)).collect();
+    let names: Vec<String> = checkpoint
+        .network
+        .nodes
+        .iter()
+        .map(|node| node.tensor_name(Role::Weight))
+        .collect();
     let mut weights: Vec<&mut f32> = checkpoint
         .tensors
         .iter_mut()
@@ -132,7 +144,10 @@ fn zero_smallest(checkpoint: &mut Checkpoint, sparsity: f32) {
         .collect();
     let count = (weights.len() as f64 * f64::from(sparsity)).ceil() as usize;
     weights.sort_by(|a, b| a.abs().total_cmp(&b.abs()));
-    weights.into_iter().take(count).for_each(|weight| *weight = 0.0);
+    weights
+        .into_iter()
+        .take(count)
+        .for_each(|weight| *weight = 0.0);
 }
 
 #[cfg(test)]
@@ -142,14 +157,24 @@ mod tests {
     use crate::train::tests::{augmentation, data, in_single_steps, options, untrained};
 
     fn half() -> PruneOptions {
-        PruneOptions { sparsity: 0.55, epochs: 5, rate: 0.01 }
+        PruneOptions {
+            sparsity: 0.55,
+            epochs: 5,
+            rate: 0.01,
+        }
     }
 
     /// Zero and all weights.
     fn zeroes(checkpoint: &Checkpoint) -> (usize, usize) {
-        let weights = checkpoint.tensors.iter().filter(|(name, _)| name.ends_with(".weight"));
+        let weights = checkpoint
+            .tensors
+            .iter()
+            .filter(|(name, _)| name.ends_with(".weight"));
         let weights: Vec<f32> = weights.flat_map(|(_, array)| array.data.clone()).collect();
-        (weights.iter().filter(|&&weight| weight == 0.0).count(), weights.len())
+        (
+            weights.iter().filter(|&&weight| weight == 0.0).count(),
+            weights.len(),
+        )
     }
 
     #[test]
@@ -187,7 +212,16 @@ mod tests {
     #[test]
     fn the_sparsity_is_reached_and_resumed_bit_for_bit() {
         for batch_norm in [false, true] {
-            let run = |checkpoint, hooks: &Hooks| prune(checkpoint, &data(), &half(), &options(), &augmentation(), hooks);
+            let run = |checkpoint, hooks: &Hooks| {
+                prune(
+                    checkpoint,
+                    &data(),
+                    &half(),
+                    &options(),
+                    &augmentation(),
+                    hooks,
+                )
+            };
             let pruned = run(untrained(batch_norm), &Hooks::default()).unwrap();
             let (zero, all) = zeroes(&pruned);
             let wanted = (all as f32 * 0.55).ceil() as usize;
@@ -201,8 +235,19 @@ mod tests {
     fn zeroes_stay_zero() {
         let mut checkpoint = untrained(false);
         zero_smallest(&mut checkpoint, 0.5);
-        let none = PruneOptions { sparsity: 0.0, ..half() };
-        let trained = prune(checkpoint.clone(), &data(), &none, &options(), &augmentation(), &Hooks::default()).unwrap();
+        let none = PruneOptions {
+            sparsity: 0.0,
+            ..half()
+        };
+        let trained = prune(
+            checkpoint.clone(),
+            &data(),
+            &none,
+            &options(),
+            &augmentation(),
+            &Hooks::default(),
+        )
+        .unwrap();
         assert_eq!(zeroes(&trained), zeroes(&checkpoint));
         assert_ne!(trained, checkpoint);
     }
@@ -210,7 +255,10 @@ mod tests {
     #[test]
     fn options_have_ranges() {
         assert_eq!(PruneOptions::default().validate(), Ok(()));
-        let all = PruneOptions { sparsity: 1.0, ..half() };
+        let all = PruneOptions {
+            sparsity: 1.0,
+            ..half()
+        };
         assert_eq!(all.validate().unwrap_err().0, "compress.sparsity");
     }
 }

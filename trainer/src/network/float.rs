@@ -71,7 +71,12 @@ impl FloatNetwork {
     pub fn new(checkpoint: &Checkpoint, device: &Device) -> Self {
         let mut ids = 0..;
         let layers = checkpoint.network.nodes.iter().map(|node| {
-            let mut source = Source { checkpoint, node, device, ids: &mut ids };
+            let mut source = Source {
+                checkpoint,
+                node,
+                device,
+                ids: &mut ids,
+            };
             source.layer()
         });
         Self {
@@ -82,7 +87,11 @@ impl FloatNetwork {
 
     /// Outputs of the head before a closing softmax: [pictures, classes].
     pub fn logits(&self, input: Tensor<4>) -> Tensor<2> {
-        let closing = self.network.nodes.last().is_some_and(|node| node.layer == Layer::Softmax);
+        let closing = self
+            .network
+            .nodes
+            .last()
+            .is_some_and(|node| node.layer == Layer::Softmax);
         let values = self.values(input.clone(), self.layers.len() - usize::from(closing));
         flat(values.into_iter().next_back().unwrap_or(input))
     }
@@ -91,7 +100,9 @@ impl FloatNetwork {
     /// the order [picture][row][column][channel].
     pub fn trace(&self, input: Tensor<4>) -> Vec<Vec<f32>> {
         let values = self.values(input, self.layers.len()).into_iter().skip(1);
-        values.map(|value| numbers(value.permute([0, 2, 3, 1]))).collect()
+        values
+            .map(|value| numbers(value.permute([0, 2, 3, 1])))
+            .collect()
     }
 
     /// The present tensors, named and laid out as in a checkpoint.
@@ -182,8 +193,14 @@ impl FloatLayer {
             }
             Role::Gamma => self.norm.as_ref().map(|norm| numbers(norm.gamma.val())),
             Role::Beta => self.norm.as_ref().map(|norm| numbers(norm.beta.val())),
-            Role::Mean => self.norm.as_ref().map(|norm| numbers(norm.running_mean.value_sync())),
-            Role::Variance => self.norm.as_ref().map(|norm| numbers(norm.running_var.value_sync())),
+            Role::Mean => self
+                .norm
+                .as_ref()
+                .map(|norm| numbers(norm.running_mean.value_sync())),
+            Role::Variance => self
+                .norm
+                .as_ref()
+                .map(|norm| numbers(norm.running_var.value_sync())),
         }
     }
 }
@@ -299,12 +316,18 @@ impl<I: Iterator<Item = u64>> Source<'_, I> {
 
     fn param<const D: usize>(&mut self, role: Role) -> Param<Tensor<D>> {
         // Only an autodiff device knows gradients.
-        let tensor = self.tensor(role).set_require_grad(self.device.is_autodiff());
+        let tensor = self
+            .tensor(role)
+            .set_require_grad(self.device.is_autodiff());
         Param::initialized(self.id(), tensor)
     }
 
     fn tensor<const D: usize>(&self, role: Role) -> Tensor<D> {
-        let Array { shape, data } = self.checkpoint.tensor(self.node, role).cloned().unwrap_or_default();
+        let Array { shape, data } = self
+            .checkpoint
+            .tensor(self.node, role)
+            .cloned()
+            .unwrap_or_default();
         Tensor::from_data(TensorData::new(data, shape), self.device)
     }
 
@@ -333,7 +356,10 @@ mod tests {
         }
         Checkpoint {
             classes: vec!["a".into(), "b".into(), "c".into()],
-            input: InputScale { mean: 100, scale: 0.01 },
+            input: InputScale {
+                mean: 100,
+                scale: 0.01,
+            },
             resize: Resize::Exact,
             training: None,
             network,
@@ -343,7 +369,12 @@ mod tests {
 
     /// Every layer in plain loops, NHWC, over folded weights.
     fn reference(c: &Checkpoint, pixels: &[u8]) -> Vec<Vec<f32>> {
-        let mut values = vec![pixels.iter().map(|&p| c.input.real(p)).collect::<Vec<f32>>()];
+        let mut values = vec![
+            pixels
+                .iter()
+                .map(|&p| c.input.real(p))
+                .collect::<Vec<f32>>(),
+        ];
         for node in &c.network.nodes {
             let shape = c.network.input_of(node);
             let x = values[node.inputs[0]].clone();
@@ -352,9 +383,15 @@ mod tests {
                     let folded = c.folded(node).unwrap();
                     let dot = |row: &[f32]| row.iter().zip(&x).map(|(w, x)| w * x).sum::<f32>();
                     let sums = folded.weights.chunks(x.len()).map(dot);
-                    sums.zip(&folded.bias).map(|(sum, bias)| sum + bias).collect()
+                    sums.zip(&folded.bias)
+                        .map(|(sum, bias)| sum + bias)
+                        .collect()
                 }
-                Layer::Add(_) => x.iter().zip(&values[node.inputs[1]]).map(|(a, b)| a + b).collect(),
+                Layer::Add(_) => x
+                    .iter()
+                    .zip(&values[node.inputs[1]])
+                    .map(|(a, b)| a + b)
+                    .collect(),
                 Layer::Flatten => x,
                 Layer::Softmax => {
                     let sum: f32 = x.iter().map(|x| x.exp()).sum();
@@ -378,12 +415,14 @@ mod tests {
         let mut y = Vec::new();
         for at in 0..node.output.len() {
             let (channels, width) = (node.output.channels(), node.output.width());
-            let (row, column, channel) = (at / channels / width, at / channels % width, at % channels);
+            let (row, column, channel) =
+                (at / channels / width, at / channels % width, at % channels);
             let mut inside = Vec::new(); // (place in the window, place in the input)
             for k in 0..window.kernel.area() {
                 let r = row * window.stride.height() + k / window.kernel.width();
                 let s = column * window.stride.width() + k % window.kernel.width();
-                let within = (top..top + shape.height()).contains(&r) && (left..left + shape.width()).contains(&s);
+                let within = (top..top + shape.height()).contains(&r)
+                    && (left..left + shape.width()).contains(&s);
                 if within {
                     inside.push((k, (r - top) * shape.width() + s - left));
                 }
@@ -391,7 +430,10 @@ mod tests {
             let pixel = |place: usize, channel: usize| x[place * shape.channels() + channel];
             let folded = c.folded(node);
             y.push(match node.layer {
-                Layer::MaxPool2d(_) => inside.iter().map(|&(_, p)| pixel(p, channel)).fold(f32::MIN, f32::max),
+                Layer::MaxPool2d(_) => inside
+                    .iter()
+                    .map(|&(_, p)| pixel(p, channel))
+                    .fold(f32::MIN, f32::max),
                 Layer::Conv2d(_) => {
                     let folded = folded.unwrap();
                     let (i, area) = (shape.channels(), window.kernel.area());
@@ -404,7 +446,8 @@ mod tests {
                 Layer::DepthwiseConv2d(d) => {
                     let folded = folded.unwrap();
                     let product = |(k, p): (usize, usize)| {
-                        folded.weights[k * channels + channel] * pixel(p, channel / d.multiplier.get() as usize)
+                        folded.weights[k * channels + channel]
+                            * pixel(p, channel / d.multiplier.get() as usize)
                     };
                     inside.into_iter().map(product).sum::<f32>() + folded.bias[channel]
                 }
@@ -436,7 +479,11 @@ mod tests {
         }
         assert_eq!(network.to_tensors(), c.tensors);
         let logits = numbers(network.logits(pictures_to_tensor(&pixels, shape, c.input, &device)));
-        let head = c.network.nodes.iter().rposition(|node| matches!(node.layer, Layer::Dense(_)));
+        let head = c
+            .network
+            .nodes
+            .iter()
+            .rposition(|node| matches!(node.layer, Layer::Dense(_)));
         assert_eq!(logits, traced[head.unwrap()]);
     }
 

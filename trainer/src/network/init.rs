@@ -43,7 +43,9 @@ fn weights(network: &Network, node: &Node, count: usize, random: &mut ChaCha8Rng
     let fan_in = network.params(node).map_or(1, |params| params.fan_in);
     // A uniform number between -limit and limit has the variance limit^2 / 3.
     let limit = (3.0 * gain / fan_in as f32).sqrt();
-    (0..count).map(|_| random.random_range(-limit..limit)).collect()
+    (0..count)
+        .map(|_| random.random_range(-limit..limit))
+        .collect()
 }
 
 #[cfg(test)]
@@ -57,14 +59,21 @@ mod tests {
     fn a_seed_gives_the_same_tensors() {
         let article = |classes| {
             let input = Shape::new(28, 28, 1).unwrap();
-            NetworkSpec::preset("article").build(input, classes).unwrap()
+            NetworkSpec::preset("article")
+                .build(input, classes)
+                .unwrap()
         };
         let tensors = initial_tensors(&article(10), 1);
         assert_eq!(tensors, initial_tensors(&article(10), 1));
         assert_ne!(tensors, initial_tensors(&article(10), 2));
         let other = initial_tensors(&article(3), 1);
         assert_eq!(tensors["dense_1.weight"], other["dense_1.weight"]);
-        assert!(tensors["conv2d_1.bias"].data.iter().all(|&bias| bias == 0.0));
+        assert!(
+            tensors["conv2d_1.bias"]
+                .data
+                .iter()
+                .all(|&bias| bias == 0.0)
+        );
 
         let weights = &tensors["dense_1.weight"].data;
         let variance = weights.iter().map(|w| w * w).sum::<f32>() / weights.len() as f32;

@@ -92,7 +92,9 @@ pub enum NetworkError {
         reason: String,
     },
     /// A layer without a kind, or of several kinds.
-    #[error("layer {position} (from 1) is {found}; give it exactly one kind, for example `flatten = {{}}`")]
+    #[error(
+        "layer {position} (from 1) is {found}; give it exactly one kind, for example `flatten = {{}}`"
+    )]
     Kinds {
         /// Which layer, from 1.
         position: usize,
@@ -100,7 +102,10 @@ pub enum NetworkError {
         found: String,
     },
     /// A layer reads what no earlier layer writes.
-    #[error("layer `{layer}` reads `{name}`, which no earlier layer is called{}; `input` is the picture", did_you_mean(suggestion))]
+    #[error(
+        "layer `{layer}` reads `{name}`, which no earlier layer is called{}; `input` is the picture",
+        did_you_mean(suggestion)
+    )]
     UnknownInput {
         /// The layer.
         layer: String,
@@ -110,13 +115,17 @@ pub enum NetworkError {
         suggestion: Option<String>,
     },
     /// A dense layer without units that is not the last.
-    #[error("layer `{layer}` needs `units`: only the last dense layer may leave them out, it has one for each class")]
+    #[error(
+        "layer `{layer}` needs `units`: only the last dense layer may leave them out, it has one for each class"
+    )]
     NoUnits {
         /// The layer.
         layer: String,
     },
     /// The head does not fit the classes.
-    #[error("layer `{layer}` has {units} units for {classes} classes; leave `units` out of the last dense layer")]
+    #[error(
+        "layer `{layer}` has {units} units for {classes} classes; leave `units` out of the last dense layer"
+    )]
     Head {
         /// The last dense layer.
         layer: String,
@@ -146,7 +155,9 @@ pub enum NetworkError {
         tensor: usize,
     },
     /// Batch normalisation where there is no weight to fold it into.
-    #[error("layer `{layer}`: batch normalisation works behind a convolution or a dense layer, not behind {kind}; remove `batch_norm`")]
+    #[error(
+        "layer `{layer}`: batch normalisation works behind a convolution or a dense layer, not behind {kind}; remove `batch_norm`"
+    )]
     BatchNorm {
         /// The layer.
         layer: String,
@@ -164,10 +175,14 @@ pub enum NetworkError {
         reason: ShapeError,
     },
     /// A layer whose output goes nowhere.
-    #[error("nothing reads the output of layer `{0}`; remove it, or name it in `from` of a later layer")]
+    #[error(
+        "nothing reads the output of layer `{0}`; remove it, or name it in `from` of a later layer"
+    )]
     Unread(String),
     /// The network does not end in a classifier.
-    #[error("the network ends in layer `{0}`; end it with `dense = {{}}`, and `softmax = {{}}` behind it if wanted")]
+    #[error(
+        "the network ends in layer `{0}`; end it with `dense = {{}}`, and `softmax = {{}}` behind it if wanted"
+    )]
     End(String),
 }
 
@@ -309,28 +324,58 @@ impl Network {
         match head {
             Some(node) if matches!(node.layer, Layer::Dense(_)) => Ok(node),
             _ => Err(NetworkError::End(
-                self.nodes.last().map_or_else(String::new, |node| node.name.clone()),
+                self.nodes
+                    .last()
+                    .map_or_else(String::new, |node| node.name.clone()),
             )),
         }
     }
 
     /// The next node, checked against those before it.
     fn place(&self, definition: Definition) -> Result<Node, NetworkError> {
-        let Definition { name, layer, inputs, batch_norm } = definition;
+        let Definition {
+            name,
+            layer,
+            inputs,
+            batch_norm,
+        } = definition;
         self.check_name(&name)?;
         if let Some(&tensor) = inputs.iter().find(|&&tensor| tensor > self.nodes.len()) {
-            return Err(NetworkError::Input { layer: name, tensor });
+            return Err(NetworkError::Input {
+                layer: name,
+                tensor,
+            });
         }
         let shapes: Vec<Shape> = inputs.iter().map(|&tensor| self.shape(tensor)).collect();
-        let output = layer.output_shape(&shapes).map_err(|reason| NetworkError::Shape {
-            layer: name.clone(),
-            inputs: shapes.iter().map(Shape::to_string).collect::<Vec<_>>().join(" and "),
-            reason,
-        })?;
-        if batch_norm && shapes.first().and_then(|&shape| layer.params(shape)).is_none() {
-            return Err(NetworkError::BatchNorm { layer: name, kind: layer.kind() });
+        let output = layer
+            .output_shape(&shapes)
+            .map_err(|reason| NetworkError::Shape {
+                layer: name.clone(),
+                inputs: shapes
+                    .iter()
+                    .map(Shape::to_string)
+                    .collect::<Vec<_>>()
+                    .join(" and "),
+                reason,
+            })?;
+        if batch_norm
+            && shapes
+                .first()
+                .and_then(|&shape| layer.params(shape))
+                .is_none()
+        {
+            return Err(NetworkError::BatchNorm {
+                layer: name,
+                kind: layer.kind(),
+            });
         }
-        Ok(Node { name, layer, inputs, batch_norm, output })
+        Ok(Node {
+            name,
+            layer,
+            inputs,
+            batch_norm,
+            output,
+        })
     }
 
     fn check_name(&self, name: &str) -> Result<(), NetworkError> {
@@ -408,18 +453,27 @@ mod tests {
             (vec![], NetworkError::LayerCount(0)),
             (
                 vec![definition("a", dense(2), &[1])],
-                NetworkError::Input { layer: "a".into(), tensor: 1 },
+                NetworkError::Input {
+                    layer: "a".into(),
+                    tensor: 1,
+                },
             ),
             (
                 vec![definition("input", dense(2), &[0])],
                 NetworkError::Name("input".into()),
             ),
             (
-                vec![definition("a", dense(2), &[0]), definition("a", dense(2), &[1])],
+                vec![
+                    definition("a", dense(2), &[0]),
+                    definition("a", dense(2), &[1]),
+                ],
                 NetworkError::DuplicateName("a".into()),
             ),
             (
-                vec![definition("a", dense(2), &[0]), definition("b", dense(2), &[0])],
+                vec![
+                    definition("a", dense(2), &[0]),
+                    definition("b", dense(2), &[0]),
+                ],
                 NetworkError::Unread("a".into()),
             ),
             (
@@ -431,7 +485,10 @@ mod tests {
                     batch_norm: true,
                     ..definition("a", Layer::Flatten, &[0])
                 }],
-                NetworkError::BatchNorm { layer: "a".into(), kind: "flatten" },
+                NetworkError::BatchNorm {
+                    layer: "a".into(),
+                    kind: "flatten",
+                },
             ),
         ];
         for (definitions, error) in cases {
@@ -449,7 +506,10 @@ mod tests {
         .unwrap();
         let json = serde_json::to_string(&network).unwrap();
         assert_eq!(serde_json::from_str::<Network>(&json).unwrap(), network);
-        assert_eq!((network.classes(), network.parameters(), network.macs()), (3, 51, 48));
+        assert_eq!(
+            (network.classes(), network.parameters(), network.macs()),
+            (3, 51, 48)
+        );
         assert_eq!(network.head().unwrap().name, "head");
     }
 }

@@ -136,12 +136,19 @@ impl NetworkSpec {
     /// The network for pictures of this shape and that many classes.
     pub fn build(&self, input: Shape, classes: usize) -> Result<Network, NetworkError> {
         let layers = self.resolve()?;
-        let kinds = (1..).zip(&layers).map(|(position, layer)| layer.kind(position));
+        let kinds = (1..)
+            .zip(&layers)
+            .map(|(position, layer)| layer.kind(position));
         let kinds = kinds.collect::<Result<Vec<Kind>, _>>()?;
-        let head = kinds.iter().rposition(|kind| matches!(kind, Kind::Dense(_)));
+        let head = kinds
+            .iter()
+            .rposition(|kind| matches!(kind, Kind::Dense(_)));
         let mut definitions: Vec<Definition> = Vec::with_capacity(layers.len());
         for (index, (spec, kind)) in layers.iter().zip(&kinds).enumerate() {
-            let name = spec.name.clone().unwrap_or_else(|| numbered(&kinds[..=index]));
+            let name = spec
+                .name
+                .clone()
+                .unwrap_or_else(|| numbered(&kinds[..=index]));
             let classes = (Some(index) == head).then_some(classes);
             definitions.push(Definition {
                 layer: kind.layer(&name, classes)?,
@@ -207,10 +214,15 @@ impl Kind {
                 .and_then(NonZeroU16::new)
                 .ok_or(NetworkError::Classes(classes))?,
             (None, None) => {
-                return Err(NetworkError::NoUnits { layer: name.to_owned() });
+                return Err(NetworkError::NoUnits {
+                    layer: name.to_owned(),
+                });
             }
         };
-        Ok(Layer::Dense(Dense { units, activation: spec.activation }))
+        Ok(Layer::Dense(Dense {
+            units,
+            activation: spec.activation,
+        }))
     }
 }
 
@@ -223,7 +235,8 @@ impl LayerSpec {
             self.dense.map(Kind::Dense),
             self.max_pool2d.map(Layer::MaxPool2d).map(ready),
             self.avg_pool2d.map(Layer::AvgPool2d).map(ready),
-            self.global_avg_pool2d.map(|_| ready(Layer::GlobalAvgPool2d)),
+            self.global_avg_pool2d
+                .map(|_| ready(Layer::GlobalAvgPool2d)),
             self.add.map(Layer::Add).map(ready),
             self.flatten.map(|_| ready(Layer::Flatten)),
             self.softmax.map(|_| ready(Layer::Softmax)),
@@ -231,10 +244,17 @@ impl LayerSpec {
         let kinds: Vec<Kind> = kinds.into_iter().flatten().collect();
         match kinds.as_slice() {
             [kind] => Ok(*kind),
-            [] => Err(NetworkError::Kinds { position, found: "of no kind".to_owned() }),
+            [] => Err(NetworkError::Kinds {
+                position,
+                found: "of no kind".to_owned(),
+            }),
             several => Err(NetworkError::Kinds {
                 position,
-                found: several.iter().map(Kind::name).collect::<Vec<_>>().join(" and "),
+                found: several
+                    .iter()
+                    .map(Kind::name)
+                    .collect::<Vec<_>>()
+                    .join(" and "),
             }),
         }
     }
@@ -246,7 +266,10 @@ impl LayerSpec {
             Some(Inputs::One(name)) => std::slice::from_ref(name),
             Some(Inputs::Many(names)) => names.as_slice(),
         };
-        names.iter().map(|name| tensor_called(name, layer, before)).collect()
+        names
+            .iter()
+            .map(|name| tensor_called(name, layer, before))
+            .collect()
     }
 }
 
@@ -255,11 +278,16 @@ fn tensor_called(name: &str, layer: &str, before: &[Definition]) -> Result<usize
         return Ok(0);
     }
     let found = before.iter().position(|definition| definition.name == name);
-    found.map(|index| index + 1).ok_or_else(|| NetworkError::UnknownInput {
-        layer: layer.to_owned(),
-        name: name.to_owned(),
-        suggestion: nearest(name, before.iter().map(|definition| definition.name.as_str())),
-    })
+    found
+        .map(|index| index + 1)
+        .ok_or_else(|| NetworkError::UnknownInput {
+            layer: layer.to_owned(),
+            name: name.to_owned(),
+            suggestion: nearest(
+                name,
+                before.iter().map(|definition| definition.name.as_str()),
+            ),
+        })
 }
 
 #[cfg(test)]
@@ -308,9 +336,17 @@ mod tests {
             "#,
         )
         .unwrap();
-        let names: Vec<&str> = network.nodes.iter().map(|node| node.name.as_str()).collect();
+        let names: Vec<&str> = network
+            .nodes
+            .iter()
+            .map(|node| node.name.as_str())
+            .collect();
         assert_eq!(names, ["conv2d_1", "right", "add_1", "dense_1"]);
-        let inputs: Vec<&[usize]> = network.nodes.iter().map(|node| node.inputs.as_slice()).collect();
+        let inputs: Vec<&[usize]> = network
+            .nodes
+            .iter()
+            .map(|node| node.inputs.as_slice())
+            .collect();
         assert_eq!(inputs, [&[0][..], &[0], &[1, 2], &[3]]);
         assert!(network.nodes[0].batch_norm);
         assert_eq!(network.classes(), 3);
@@ -324,13 +360,25 @@ mod tests {
         };
         says("", "exactly one");
         says("preset = 'artcle'", "did you mean `article`?");
-        says("preset = 'zzz'", "there are article, article-1m, lenet5, resnet8, dscnn");
+        says(
+            "preset = 'zzz'",
+            "there are article, article-1m, lenet5, resnet8, dscnn",
+        );
         says("[[layers]]", "layer 1 (from 1) is of no kind");
-        says("[[layers]]\nflatten = {}\nsoftmax = {}", "is flatten and softmax");
+        says(
+            "[[layers]]\nflatten = {}\nsoftmax = {}",
+            "is flatten and softmax",
+        );
         says("[[layers]]\ndense = { units = 4 }", "4 units for 3 classes");
-        says("[[layers]]\ndense = {}\n[[layers]]\ndense = {}", "`dense_1` needs `units`");
+        says(
+            "[[layers]]\ndense = {}\n[[layers]]\ndense = {}",
+            "`dense_1` needs `units`",
+        );
         says("[[layers]]\nfrom = 'inputs'\ndense = {}", "`inputs`");
-        says("[[layers]]\nflatten = {}\n[[layers]]\nfrom = 'flaten_1'\ndense = {}", "did you mean `flatten_1`?");
+        says(
+            "[[layers]]\nflatten = {}\n[[layers]]\nfrom = 'flaten_1'\ndense = {}",
+            "did you mean `flatten_1`?",
+        );
         says(
             "[[layers]]\nconv2d = { filters = 1, kernel = 9 }\n[[layers]]\ndense = {}",
             "`conv2d_1` over 8x8x1: the window is larger",

@@ -73,8 +73,16 @@ impl<'a> Batches<'a> {
         let shards = batch.len().div_ceil(most);
         let shard = |index| {
             let members = part(batch, index, shards).to_vec();
-            let labels = members.iter().map(|&at| self.data.pictures[at].label).collect();
-            Shard { members, labels, epoch, whole: shards == 1 }
+            let labels = members
+                .iter()
+                .map(|&at| self.data.pictures[at].label)
+                .collect();
+            Shard {
+                members,
+                labels,
+                epoch,
+                whole: shards == 1,
+            }
         };
         (0..shards).map(shard).collect()
     }
@@ -92,8 +100,13 @@ impl<'a> Batches<'a> {
         let pictures = pixels.par_chunks_exact_mut(self.shape.len()).zip(members);
         pictures.for_each(|(out, &at)| {
             let picture = &self.data.pictures[at].pixels;
-            let draw = Draw { seed: self.seed, index: at as u64, epoch: epoch as u64 };
-            self.augmentation.apply(picture, self.data.shape, self.border, draw, out);
+            let draw = Draw {
+                seed: self.seed,
+                index: at as u64,
+                epoch: epoch as u64,
+            };
+            self.augmentation
+                .apply(picture, self.data.shape, self.border, draw, out);
         });
         pixels
     }
@@ -106,8 +119,13 @@ impl<'a> Batches<'a> {
             true => 1.0 - self.smoothing + spread,
             false => spread,
         };
-        let rows = labels.iter().flat_map(|&label| (0..classes).map(move |class| target(label, class)));
-        Tensor::from_data(TensorData::new(rows.collect(), [labels.len(), classes]), device)
+        let rows = labels
+            .iter()
+            .flat_map(|&label| (0..classes).map(move |class| target(label, class)));
+        Tensor::from_data(
+            TensorData::new(rows.collect(), [labels.len(), classes]),
+            device,
+        )
     }
 }
 

@@ -23,7 +23,12 @@ impl Progress {
         }
         bar.set_prefix(label.to_owned());
         bar.reset_eta();
-        Self { bar, per_epoch, epochs: steps / per_epoch, means: None }
+        Self {
+            bar,
+            per_epoch,
+            epochs: steps / per_epoch,
+            means: None,
+        }
     }
 
     pub(super) fn step(&mut self, loss: f32, right: usize, pictures: usize) {
@@ -35,7 +40,9 @@ impl Progress {
         if !self.bar.is_hidden() {
             let epoch = self.bar.position() as usize / self.per_epoch + 1;
             let (epochs, percent) = (self.epochs, accuracy * 100.0);
-            self.bar.set_message(format!("epoch {epoch}/{epochs}  loss {loss:.3}  accuracy {percent:.1} %"));
+            self.bar.set_message(format!(
+                "epoch {epoch}/{epochs}  loss {loss:.3}  accuracy {percent:.1} %"
+            ));
         }
         self.bar.inc(1);
     }

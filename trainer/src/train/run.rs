@@ -122,7 +122,9 @@ impl<'a> Run<'a> {
         let loss = results.iter().map(|result| result.loss).sum::<f32>();
         let right = results.iter().map(|result| result.right).sum();
         if !loss.is_finite() {
-            return Err(TrainError::NotFinite { step: self.step + 1 });
+            return Err(TrainError::NotFinite {
+                step: self.step + 1,
+            });
         }
         self.update(results);
         self.step += 1;
@@ -133,10 +135,15 @@ impl<'a> Run<'a> {
     fn update(&mut self, results: Vec<Learned>) {
         let device = Device::flex();
         let gradients = MultiGradientsParams {
-            grads: results.into_iter().map(|result| (result.gradients, device.clone())).collect(),
+            grads: results
+                .into_iter()
+                .map(|result| (result.gradients, device.clone()))
+                .collect(),
         };
         let rate = rate(self.step, self.steps, self.job.options.rate);
-        let mut network = self.optimiser.step_multi(rate, self.network.clone(), gradients);
+        let mut network = self
+            .optimiser
+            .step_multi(rate, self.network.clone(), gradients);
         if let Some(masks) = &self.masks {
             network = network.hold(masks);
         }
@@ -169,7 +176,10 @@ impl<'a> Run<'a> {
         let Some(file) = self.job.hooks.save else {
             return Ok(());
         };
-        let optimiser = self.optimiser.into_bytes().map_err(|error| TrainError::Optimiser(error.to_string()))?;
+        let optimiser = self
+            .optimiser
+            .into_bytes()
+            .map_err(|error| TrainError::Optimiser(error.to_string()))?;
         self.checkpoint.tensors = self.network.to_tensors();
         self.checkpoint.training = Some(TrainingState {
             step: self.step,
@@ -194,17 +204,22 @@ fn shard(network: &Network) -> usize {
 /// Only weights decay: biases and normalisation carry no risk of overfitting.
 fn optimiser(options: &TrainOptions) -> ModuleOptimizer {
     let config = AdamWConfig::new().with_epsilon(1e-8);
-    let decaying = config.clone().with_weight_decay(options.weight_decay as f32);
-    config
-        .with_weight_decay(0.0)
-        .init()
-        .with_group(ParamGroup::from_predicate("weight"), decaying.build(), None)
+    let decaying = config
+        .clone()
+        .with_weight_decay(options.weight_decay as f32);
+    config.with_weight_decay(0.0).init().with_group(
+        ParamGroup::from_predicate("weight"),
+        decaying.build(),
+        None,
+    )
 }
 
 /// The step at which a saved training stands, and its optimiser.
 fn resume(state: TrainingState, job: &Job) -> Result<(usize, ModuleOptimizer), TrainError> {
     if state.run != job.key {
-        return Err(TrainError::OtherRun(super::difference(&state.run, &job.key)));
+        return Err(TrainError::OtherRun(super::difference(
+            &state.run, &job.key,
+        )));
     }
     let optimiser = optimiser(job.options)
         .from_bytes(Bytes::from_bytes_vec(state.optimiser))
@@ -221,7 +236,12 @@ struct Learned {
 }
 
 /// Cross entropy with soft targets, the mean over all pictures of the batch.
-fn learn(network: &FloatNetwork, (input, targets): (Tensor<4>, Tensor<2>), shard: &Shard, pictures: usize) -> Learned {
+fn learn(
+    network: &FloatNetwork,
+    (input, targets): (Tensor<4>, Tensor<2>),
+    shard: &Shard,
+    pictures: usize,
+) -> Learned {
     let logits = network.logits(input);
     let right = count_right(&numbers(logits.clone().inner()), &shard.labels);
     let loss = -(log_softmax(logits, 1) * targets).sum() / pictures as f64;
@@ -235,5 +255,6 @@ fn learn(network: &FloatNetwork, (input, targets): (Tensor<4>, Tensor<2>), shard
 fn count_right(logits: &[f32], labels: &[usize]) -> usize {
     let classes = logits.len() / labels.len().max(1);
     let rows = logits.chunks(classes.max(1)).zip(labels);
-    rows.filter(|(row, label)| super::argmax(row) == **label).count()
+    rows.filter(|(row, label)| super::argmax(row) == **label)
+        .count()
 }

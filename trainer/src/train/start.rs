@@ -56,7 +56,10 @@ fn take_over(new: &mut Checkpoint, base: Checkpoint, file: &Path) -> Result<(), 
     check_architecture(&new.network, &base.network, file)?;
     let head = new.network.head()?.name.clone() + ".";
     let same_classes = new.classes == base.classes;
-    let taken = base.tensors.into_iter().filter(|(name, _)| same_classes || !name.starts_with(&head));
+    let taken = base
+        .tensors
+        .into_iter()
+        .filter(|(name, _)| same_classes || !name.starts_with(&head));
     new.tensors.extend(taken);
     new.input = base.input;
     Ok(())
@@ -71,7 +74,11 @@ fn check_architecture(new: &Network, base: &Network, file: &Path) -> Result<(), 
         base,
     };
     if new.input != base.input {
-        return Err(differ("input", new.input.to_string(), base.input.to_string()));
+        return Err(differ(
+            "input",
+            new.input.to_string(),
+            base.input.to_string(),
+        ));
     }
     let head = &new.head()?.name;
     let mut behind_body = false;

@@ -15,7 +15,11 @@ impl Workers {
     }
 
     /// Results in the order of the items, whichever worker makes them.
-    pub(super) fn map<T: Send, R: Send>(&self, items: Vec<T>, make: impl Fn(T) -> R + Sync) -> Vec<R> {
+    pub(super) fn map<T: Send, R: Send>(
+        &self,
+        items: Vec<T>,
+        make: impl Fn(T) -> R + Sync,
+    ) -> Vec<R> {
         let workers = self.0.len();
         if items.len() < 2 || workers < 2 {
             return items.into_iter().map(make).collect();
@@ -29,16 +33,24 @@ impl Workers {
         let work = |share: Vec<T>| share.into_iter().map(make).collect::<Vec<R>>();
         let mut done: Vec<std::vec::IntoIter<R>> = std::thread::scope(|scope| {
             let started = self.0.iter().zip(shares);
-            let started = started.map(|(pool, share)| scope.spawn(move || pool.install(|| work(share))));
+            let started =
+                started.map(|(pool, share)| scope.spawn(move || pool.install(|| work(share))));
             let started: Vec<_> = started.collect();
-            started.into_iter().map(|thread| join(thread).into_iter()).collect()
+            started
+                .into_iter()
+                .map(|thread| join(thread).into_iter())
+                .collect()
         });
-        (0..count).filter_map(|index| done[index % workers].next()).collect()
+        (0..count)
+            .filter_map(|index| done[index % workers].next())
+            .collect()
     }
 }
 
 fn join<R>(thread: std::thread::ScopedJoinHandle<'_, R>) -> R {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 #[cfg(test)]

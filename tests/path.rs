@@ -1,0 +1,258 @@
+//! The whole path: the example is trained, compressed, written, simulated,
+//! measured and run on emulated chips, by the commands that a user types.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use espalier_tests::command::{can_emulate, call, copy_folder, json, workspace};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The example, built once for all tests of this file.
+struct Built {
+    folder: TempDir,
+    report: Value,
+}
+
+impl Built {
+    fn example() -> &'static Self {
+        static BUILT: OnceLock<Built> = OnceLock::new();
+        BUILT.get_or_init(|| {
+            let folder = tempfile::tempdir().unwrap();
+            copy_folder(&workspace().join("examples/fashion"), folder.path());
+            let _ = std::fs::remove_dir_all(folder.path().join("out"));
+            let report = json(folder.path(), ["build"]);
+            Self { folder, report }
+        })
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+fn number(report: &Value, pointer: &str) -> f64 {
+    let value = report.pointer(pointer).and_then(Value::as_f64);
+    value.unwrap_or_else(|| panic!("no number at {pointer} in {report:#}"))
+}
+
+#[test]
+fn build_reports_every_step() {
+    let report = &Built::example().report;
+    let accuracies = ["/train/float_accuracy", "/compress/accuracy", "/simulate/accuracy"];
+    for pointer in accuracies {
+        let accuracy = number(report, pointer);
+        assert!((0.65..0.95).contains(&accuracy), "{pointer} = {accuracy}");
+    }
+    assert_eq!(number(report, "/simulate/total"), 1000.0);
+    assert_eq!(report["simulate"]["per_class"].as_array().map(Vec::len), Some(10));
+    let (float, pruned) = (number(report, "/compress/params"), number(report, "/compress/nonzeros"));
+    assert!(pruned < 0.25 * float, "{pruned} of {float} parameters are not zero");
+}
+
+#[test]
+fn build_measures_the_chip() {
+    if !can_emulate("build_measures_the_chip") {
+        return;
+    }
+    let report = &Built::example().report;
+    let size = |name: &str| number(report, &format!("/footprint/{name}"));
+    assert_eq!(size("params"), 121_930.0);
+    assert_eq!(size("macs"), 2_528_000.0);
+    assert!(size("flash_bytes") > size("model_bytes"));
+    assert!(size("ram_bytes") > size("arena_bytes") + size("stack_bytes"));
+    assert!(size("nonzeros") < 0.25 * size("params"));
+    assert!(number(report, "/run/instructions") > size("macs"));
+    assert_eq!(number(report, "/run/mismatched_bytes"), 0.0);
+}
+
+#[test]
+fn steps_on_their_own_give_what_build_gives() {
+    let built = Built::example();
+    let path = built.path();
+    let exported = json(path, ["export", "out/pruned.safetensors", "--golden", "4"]);
+    assert_eq!(exported["model_bytes"], built.report["export"]["model_bytes"]);
+    let simulated = json(path, ["simulate", "out/model.esp", "."]);
+    assert_eq!(simulated["correct"], built.report["simulate"]["correct"]);
+    let inspected = json(path, ["inspect", "out/model.esp"]);
+    assert_eq!(inspected["model_bytes"], exported["model_bytes"]);
+    assert_eq!(inspected["layers"].as_array().map(Vec::len), Some(8));
+}
+
+#[test]
+fn int8_answers_as_float_does() {
+    use espalier::checkpoint::Checkpoint;
+    use espalier::data::{self, Options, Part, Source};
+    use espalier::train::{argmax, evaluate};
+
+    let built = Built::example();
+    let source = Source::parse(".", built.path()).unwrap();
+    let test = data::load(&source, Part::Test, &Options::default()).unwrap();
+    let checkpoint = Checkpoint::load(&built.path().join("out/pruned.safetensors")).unwrap();
+    let float = evaluate(&checkpoint, &test).unwrap();
+    let bytes = std::fs::read(built.path().join("out/model.esp")).unwrap();
+    let model = shared::Model::parse(&bytes).unwrap();
+    let int8 = espalier::simulate::answers(&model, &espalier::simulate::outputs(&model, &test));
+    let same = float.iter().zip(&int8).filter(|(row, answer)| argmax(row) == **answer).count();
+    println!("float and int8 agree on {same} of {} pictures", test.pictures.len());
+    assert!(same >= 980, "float and int8 agree on {same} of 1,000 pictures only");
+}
+
+/// Runs pictures on an emulated board; every output byte must be the host's.
+fn same_bytes(board: &str, folder: &Path, pictures: usize) {
+    let count = pictures.to_string();
+    let arguments = ["run", "out/model.esp", "--source", ".", "--board", board, "-n", &count];
+    let report = json(folder, arguments);
+    assert_eq!(report["board"], board);
+    assert_eq!(report["inferences"], pictures);
+    assert_eq!(report["output_bytes"], pictures * 10);
+    assert_eq!(report["mismatched_bytes"], 0);
+}
+
+#[test]
+fn cortex_m4_gives_the_same_bytes_for_the_whole_test_set() {
+    if can_emulate("cortex_m4_gives_the_same_bytes_for_the_whole_test_set") {
+        same_bytes("mps2-an386", Built::example().path(), 1000);
+    }
+}
+
+#[test]
+fn cortex_m3_m7_and_m33_give_the_same_bytes() {
+    if can_emulate("cortex_m3_m7_and_m33_give_the_same_bytes") {
+        for board in ["mps2-an385", "mps2-an500", "mps2-an505"] {
+            same_bytes(board, Built::example().path(), 100);
+        }
+    }
+}
+
+/// A network for 16 KiB of RAM: the example's pictures at half their size.
+const SMALL: &str = r#"
+[data]
+source = "."
+size = [14, 14]
+resize = "stretch"
+
+[[network.layers]]
+conv2d = { filters = 8, kernel = 3, activation = "relu" }
+[[network.layers]]
+max_pool2d = { kernel = 2 }
+[[network.layers]]
+depthwise_conv2d = { kernel = 3, padding = "same", activation = "relu6" }
+batch_norm = true
+[[network.layers]]
+name = "body"
+conv2d = { filters = 12, kernel = 1 }
+[[network.layers]]
+name = "branch"
+conv2d = { filters = 12, kernel = 3, padding = "same", activation = "relu" }
+[[network.layers]]
+add = { activation = "relu" }
+from = ["body", "branch"]
+[[network.layers]]
+global_avg_pool2d = {}
+[[network.layers]]
+dense = {}
+[[network.layers]]
+softmax = {}
+
+[train]
+epochs = 5
+
+[compress]
+sparsity = 0.5
+epochs = 3
+
+[board]
+name = "microbit"
+"#;
+
+fn small_project() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    copy_folder(&workspace().join("examples/fashion/train"), &folder.path().join("train"));
+    copy_folder(&workspace().join("examples/fashion/test"), &folder.path().join("test"));
+    std::fs::write(folder.path().join("espalier.toml"), SMALL).unwrap();
+    let path = folder.path().to_owned();
+    (folder, path)
+}
+
+#[test]
+fn cortex_m0_gives_the_same_bytes_on_a_network_of_every_layer() {
+    let (_folder, path) = small_project();
+    let report = json(&path, ["build"]);
+    if can_emulate("cortex_m0_gives_the_same_bytes_on_a_network_of_every_layer") {
+        assert_eq!(report["run"]["mismatched_bytes"], 0);
+        for board in ["microbit", "mps2-an386"] {
+            same_bytes(board, &path, 100);
+        }
+    }
+}
+
+#[test]
+fn a_model_too_big_for_the_board_is_refused_at_build() {
+    let built = Built::example();
+    let called = call(built.path(), ["footprint", "out/model.esp", "--board", "microbit"]);
+    assert!(!called.success);
+    assert!(called.stderr.contains("27040 bytes of RAM"), "{}", called.stderr);
+}
+
+#[test]
+fn a_build_over_budget_fails_and_says_by_how_much() {
+    let (_folder, path) = small_project();
+    let called = call(&path, ["build", "--accuracy", "0.99"]);
+    assert!(!called.success);
+    assert!(called.stderr.contains("points under the budget of 99.0 %"), "{}", called.stderr);
+    assert!(path.join("out/receipt.json").is_file());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_model() {
+    let bytes = || {
+        let (_folder, path) = small_project();
+        assert!(call(&path, ["build"]).success);
+        std::fs::read(path.join("out/model.esp")).unwrap()
+    };
+    assert!(bytes() == bytes());
+}
+
+#[test]
+fn a_killed_training_goes_on_to_the_same_model() {
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    let (_folder, path) = small_project();
+    let epochs = ["--epochs", "120"];
+    let whole = json(&path, ["train"].iter().chain(&epochs));
+    let expected = std::fs::read(path.join("out/float.safetensors")).unwrap();
+    std::fs::remove_dir_all(path.join("out")).unwrap();
+
+    let mut training = Command::new(espalier_tests::command::espalier())
+        .args(["train"].iter().chain(&epochs))
+        .current_dir(&path)
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let unfinished = path.join("out/float.unfinished.safetensors");
+    let begin = Instant::now();
+    while !unfinished.is_file() && begin.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    training.kill().unwrap(); // SIGKILL
+    training.wait().unwrap();
+    assert!(unfinished.is_file(), "nothing was saved within a minute");
+    let resumed = json(&path, ["train", "--resume"].iter().chain(&epochs));
+    assert_eq!(resumed["correct"], whole["correct"]);
+    assert!(std::fs::read(path.join("out/float.safetensors")).unwrap() == expected);
+}
+
+#[test]
+fn a_base_checkpoint_gets_a_new_head() {
+    let (_folder, path) = small_project();
+    assert!(call(&path, ["train", "--epochs", "1"]).success);
+    std::fs::rename(path.join("out/float.safetensors"), path.join("base.safetensors")).unwrap();
+    for part in ["train", "test"] {
+        std::fs::remove_dir_all(path.join(part).join("bag")).unwrap();
+    }
+    let report = json(&path, ["train", "--epochs", "1", "--base", "base.safetensors"]);
+    assert_eq!(report["per_class"].as_array().map(Vec::len), Some(9));
+}

@@ -1,0 +1,108 @@
+//! The real command line, as a user calls it.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+/// Set by `tests/run`: a test that cannot run then fails.
+const RUN_ALL: &str = "ESPALIER_TEST_ALL";
+
+/// Folder of the workspace.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The `espalier` binary, built once, in the profile of the tests.
+pub fn espalier() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        // .../PROFILE/deps/TEST
+        let test = std::env::current_exe().expect("a test has a path");
+        let profile = test.ancestors().nth(2).expect("a test lies in its profile's folder");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--package", "espalier", "--bin", "espalier"]);
+        cargo.current_dir(workspace());
+        if profile.ends_with("release") {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().expect("cargo starts").success());
+        profile.join("espalier")
+    })
+}
+
+/// What a call of `espalier` gave.
+#[derive(Debug)]
+pub struct Called {
+    /// Whether it exited with 0.
+    pub success: bool,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl From<Output> for Called {
+    fn from(output: Output) -> Self {
+        Self {
+            success: output.status.success(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// Calls `espalier` in a folder.
+pub fn call<I: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = I>) -> Called {
+    let mut command = Command::new(espalier());
+    command.args(arguments).current_dir(folder);
+    command.output().expect("espalier starts").into()
+}
+
+/// Calls `espalier` with `--json` and reads the one object it prints.
+pub fn json<I: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = I>) -> Value {
+    let arguments: Vec<_> = arguments.into_iter().map(|a| a.as_ref().to_owned()).collect();
+    let called = call(folder, arguments.iter().map(|a| a.as_os_str()).chain([OsStr::new("--json")]));
+    assert!(called.success, "{arguments:?}: {}", called.stderr);
+    serde_json::from_str(&called.stdout).expect("one JSON object on standard output")
+}
+
+/// Says that a test was not run, past the capture of the test runner; under
+/// `tests/run` that is a failure.
+pub fn skip(test: &str, why: &str) {
+    assert!(std::env::var_os(RUN_ALL).is_none(), "{test} cannot run: {why}");
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
+}
+
+/// Whether the chip can be compiled for and emulated here.
+pub fn can_emulate(test: &str) -> bool {
+    let board = espalier::device::Board::named("mps2-an386").expect("a board of the firmware");
+    let missing = espalier::device::toolchain::Toolchain::find(&board.target)
+        .err()
+        .map(|error| error.to_string())
+        .or_else(|| {
+            let qemu = Command::new("qemu-system-arm").arg("--version").output();
+            qemu.is_err().then(|| "qemu-system-arm is not installed".to_owned())
+        });
+    if let Some(why) = &missing {
+        skip(test, why);
+    }
+    missing.is_none()
+}
+
+/// Copies a folder with everything in it.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a new folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let target = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            copy_folder(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).expect("a copied file");
+        }
+    }
+}
