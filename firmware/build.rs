@@ -47,7 +47,9 @@ fn memory_map(board: &Table) -> Result<String, Box<dyn Error>> {
     let (flash, flash_bytes) = region(board, "flash")?;
     let (ram, ram_bytes) = region(board, "ram")?;
     let stack = integer(board, "stack")?;
-    let rest = ram_bytes.checked_sub(stack).ok_or("stack is larger than ram.bytes")?;
+    let rest = ram_bytes
+        .checked_sub(stack)
+        .ok_or("stack is larger than ram.bytes")?;
     // The stack lies below everything else: one that grows too far leaves RAM and faults, instead of
     // quietly overwriting the arena.
     Ok(format!(
@@ -60,7 +62,10 @@ fn memory_map(board: &Table) -> Result<String, Box<dyn Error>> {
 }
 
 fn constants(folder: &Path, board: &Table) -> Result<String, Box<dyn Error>> {
-    let name = folder.file_name().ok_or("a board without a name")?.to_string_lossy();
+    let name = folder
+        .file_name()
+        .ok_or("a board without a name")?
+        .to_string_lossy();
     let (model, model_bytes) = region(board, "model")?;
     let (arena, hz) = (integer(board, "arena")?, integer(board, "systick_hz")?);
     Ok(format!(
@@ -73,12 +78,18 @@ fn constants(folder: &Path, board: &Table) -> Result<String, Box<dyn Error>> {
 }
 
 fn region(board: &Table, key: &str) -> Result<(u32, u32), Box<dyn Error>> {
-    let table = board.get(key).and_then(|value| value.as_table()).ok_or(format!("board.toml has no [{key}]"))?;
+    let table = board
+        .get(key)
+        .and_then(|value| value.as_table())
+        .ok_or(format!("board.toml has no [{key}]"))?;
     Ok((integer(table, "address")?, integer(table, "bytes")?))
 }
 
 fn integer(table: &Table, key: &str) -> Result<u32, Box<dyn Error>> {
-    let value = table.get(key).and_then(|value| value.as_integer()).ok_or(format!("board.toml has no number {key}"))?;
+    let value = table
+        .get(key)
+        .and_then(|value| value.as_integer())
+        .ok_or(format!("board.toml has no number {key}"))?;
     Ok(u32::try_from(value)?)
 }
 

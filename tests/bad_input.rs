@@ -25,7 +25,11 @@ fn project(toml: &str) -> TempDir {
 /// The call fails with every one of `words` on standard error, nothing on
 /// standard output, and no output folder.
 fn fails(folder: &Path, arguments: &[&str], words: &[&str]) {
-    let Called { success, stdout, stderr } = call(folder, arguments);
+    let Called {
+        success,
+        stdout,
+        stderr,
+    } = call(folder, arguments);
     assert!(!success, "{arguments:?} succeeded: {stdout}");
     assert_eq!(stdout, "");
     for word in words {
@@ -37,24 +41,44 @@ fn fails(folder: &Path, arguments: &[&str], words: &[&str]) {
 #[test]
 fn no_project() {
     let folder = tempfile::tempdir().unwrap();
-    fails(folder.path(), &["build"], &["espalier.toml", "espalier new"]);
+    fails(
+        folder.path(),
+        &["build"],
+        &["espalier.toml", "espalier new"],
+    );
 }
 
 #[test]
 fn unknown_key() {
     let folder = project(&PROJECT.replace("epochs", "epoch"));
-    fails(folder.path(), &["build"], &["espalier.toml", "line 6", "did you mean `epochs`?"]);
+    fails(
+        folder.path(),
+        &["build"],
+        &["espalier.toml", "line 6", "did you mean `epochs`?"],
+    );
 }
 
 #[test]
 fn unknown_preset_layer_and_board() {
     let folder = project(&PROJECT.replace("article", "articel"));
-    fails(folder.path(), &["build"], &["articel", "did you mean `article`"]);
+    fails(
+        folder.path(),
+        &["build"],
+        &["articel", "did you mean `article`"],
+    );
     let text = "[data]\nsource = '.'\n[[network.layers]]\nconv2 = { filters = 3, kernel = 3 }\n";
     let folder = project(text);
-    fails(folder.path(), &["build"], &["line 4", "did you mean `conv2d`?"]);
+    fails(
+        folder.path(),
+        &["build"],
+        &["line 4", "did you mean `conv2d`?"],
+    );
     let folder = project(PROJECT);
-    fails(folder.path(), &["build", "--board", "mps2-an368"], &["mps2-an386"]);
+    fails(
+        folder.path(),
+        &["build", "--board", "mps2-an368"],
+        &["mps2-an386"],
+    );
 }
 
 #[test]
@@ -81,7 +105,11 @@ fn pictures_that_are_none() {
     let picture = folder.path().join("train/bag/zzz.png");
     fs::write(&picture, "not a picture").unwrap();
     fails(folder.path(), &["build"], &["zzz.png"]);
-    let whole = fs::read_dir(folder.path().join("train/coat")).unwrap().next().unwrap().unwrap();
+    let whole = fs::read_dir(folder.path().join("train/coat"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap();
     let bytes = fs::read(whole.path()).unwrap();
     fs::write(&picture, &bytes[..bytes.len() / 2]).unwrap();
     fails(folder.path(), &["build"], &["zzz.png"]);
@@ -90,7 +118,11 @@ fn pictures_that_are_none() {
 #[test]
 fn mixed_sizes_without_a_rule() {
     let folder = project(PROJECT);
-    let shape = espalier::data::PictureShape { height: 20, width: 28, channels: 1 };
+    let shape = espalier::data::PictureShape {
+        height: 20,
+        width: 28,
+        channels: 1,
+    };
     let odd = folder.path().join("train/coat/zzz.png");
     espalier::data::save_png(&odd, &vec![9; shape.bytes()], shape).unwrap();
     fails(folder.path(), &["build"], &["zzz.png", "resize"]);
@@ -101,8 +133,16 @@ fn idx_with_wrong_magic_and_length() {
     let folder = project(&PROJECT.replace("'.'", "'idx'"));
     let idx = folder.path().join("idx");
     fs::create_dir(&idx).unwrap();
-    fs::write(idx.join("train-images-idx3-ubyte"), [0, 0, 9, 3, 0, 0, 0, 1]).unwrap();
-    fs::write(idx.join("train-labels-idx1-ubyte"), [0, 0, 8, 1, 0, 0, 0, 1, 0]).unwrap();
+    fs::write(
+        idx.join("train-images-idx3-ubyte"),
+        [0, 0, 9, 3, 0, 0, 0, 1],
+    )
+    .unwrap();
+    fs::write(
+        idx.join("train-labels-idx1-ubyte"),
+        [0, 0, 8, 1, 0, 0, 0, 1, 0],
+    )
+    .unwrap();
     fails(folder.path(), &["build"], &["train-images-idx3-ubyte"]);
     let mut images = vec![0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 28, 0, 0, 0, 28];
     images.extend([0; 100]);
@@ -114,12 +154,32 @@ fn idx_with_wrong_magic_and_length() {
 fn checkpoint_of_another_network() {
     let folder = project(PROJECT);
     assert!(call(folder.path(), ["train"]).success);
-    fs::rename(folder.path().join("out/float.safetensors"), folder.path().join("base.safetensors")).unwrap();
-    fs::write(folder.path().join("espalier.toml"), PROJECT.replace("article", "lenet5")).unwrap();
-    fails(folder.path(), &["train", "--base", "base.safetensors"], &["base.safetensors", "conv2d_1"]);
+    fs::rename(
+        folder.path().join("out/float.safetensors"),
+        folder.path().join("base.safetensors"),
+    )
+    .unwrap();
+    fs::write(
+        folder.path().join("espalier.toml"),
+        PROJECT.replace("article", "lenet5"),
+    )
+    .unwrap();
+    fails(
+        folder.path(),
+        &["train", "--base", "base.safetensors"],
+        &["base.safetensors", "conv2d_1"],
+    );
     fs::write(folder.path().join("base.safetensors"), "no checkpoint").unwrap();
-    fails(folder.path(), &["train", "--base", "base.safetensors"], &["base.safetensors"]);
-    fails(folder.path(), &["train", "--base", "gone.safetensors"], &["gone.safetensors"]);
+    fails(
+        folder.path(),
+        &["train", "--base", "base.safetensors"],
+        &["base.safetensors"],
+    );
+    fails(
+        folder.path(),
+        &["train", "--base", "gone.safetensors"],
+        &["gone.safetensors"],
+    );
 }
 
 #[test]
@@ -135,8 +195,14 @@ fn damaged_model_files() {
     for (bytes, word) in [
         (&b""[..], "cut off"),
         (&b"espalier\x01\0"[..], "cut off"),
-        (&b"something else entirely, and longer"[..], "not a model file"),
-        (&b"espalier\x63\0 and what a newer version writes"[..], "version 99"),
+        (
+            &b"something else entirely, and longer"[..],
+            "not a model file",
+        ),
+        (
+            &b"espalier\x63\0 and what a newer version writes"[..],
+            "version 99",
+        ),
     ] {
         fs::write(&model, bytes).unwrap();
         for command in commands {
@@ -156,7 +222,11 @@ fn flash_without_a_probe_says_so() {
         return;
     }
     let trained = call(folder.path(), ["build", "--board", "mps2-an386"]);
-    assert!(folder.path().join("out/model.esp").is_file(), "{}", trained.stderr);
+    assert!(
+        folder.path().join("out/model.esp").is_file(),
+        "{}",
+        trained.stderr
+    );
     let called = call(folder.path(), ["flash", "out/model.esp"]);
     assert!(!called.success);
     assert!(called.stderr.contains("probe"), "{}", called.stderr);

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use espalier_tests::command::{can_emulate, call, copy_folder, json, workspace};
+use espalier_tests::command::{call, can_emulate, copy_folder, json, workspace};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -39,15 +39,28 @@ fn number(report: &Value, pointer: &str) -> f64 {
 #[test]
 fn build_reports_every_step() {
     let report = &Built::example().report;
-    let accuracies = ["/train/float_accuracy", "/compress/accuracy", "/simulate/accuracy"];
+    let accuracies = [
+        "/train/float_accuracy",
+        "/compress/accuracy",
+        "/simulate/accuracy",
+    ];
     for pointer in accuracies {
         let accuracy = number(report, pointer);
         assert!((0.65..0.95).contains(&accuracy), "{pointer} = {accuracy}");
     }
     assert_eq!(number(report, "/simulate/total"), 1000.0);
-    assert_eq!(report["simulate"]["per_class"].as_array().map(Vec::len), Some(10));
-    let (float, pruned) = (number(report, "/compress/params"), number(report, "/compress/nonzeros"));
-    assert!(pruned < 0.25 * float, "{pruned} of {float} parameters are not zero");
+    assert_eq!(
+        report["simulate"]["per_class"].as_array().map(Vec::len),
+        Some(10)
+    );
+    let (float, pruned) = (
+        number(report, "/compress/params"),
+        number(report, "/compress/nonzeros"),
+    );
+    assert!(
+        pruned < 0.25 * float,
+        "{pruned} of {float} parameters are not zero"
+    );
 }
 
 #[test]
@@ -71,7 +84,10 @@ fn steps_on_their_own_give_what_build_gives() {
     let built = Built::example();
     let path = built.path();
     let exported = json(path, ["export", "out/pruned.safetensors", "--golden", "4"]);
-    assert_eq!(exported["model_bytes"], built.report["export"]["model_bytes"]);
+    assert_eq!(
+        exported["model_bytes"],
+        built.report["export"]["model_bytes"]
+    );
     let simulated = json(path, ["simulate", "out/model.esp", "."]);
     assert_eq!(simulated["correct"], built.report["simulate"]["correct"]);
     let inspected = json(path, ["inspect", "out/model.esp"]);
@@ -93,15 +109,34 @@ fn int8_answers_as_float_does() {
     let bytes = std::fs::read(built.path().join("out/model.esp")).unwrap();
     let model = shared::Model::parse(&bytes).unwrap();
     let int8 = espalier::simulate::answers(&model, &espalier::simulate::outputs(&model, &test));
-    let same = float.iter().zip(&int8).filter(|(row, answer)| argmax(row) == **answer).count();
-    println!("float and int8 agree on {same} of {} pictures", test.pictures.len());
-    assert!(same >= 980, "float and int8 agree on {same} of 1,000 pictures only");
+    let same = float
+        .iter()
+        .zip(&int8)
+        .filter(|(row, answer)| argmax(row) == **answer)
+        .count();
+    println!(
+        "float and int8 agree on {same} of {} pictures",
+        test.pictures.len()
+    );
+    assert!(
+        same >= 980,
+        "float and int8 agree on {same} of 1,000 pictures only"
+    );
 }
 
 /// Runs pictures on an emulated board; every output byte must be the host's.
 fn same_bytes(board: &str, folder: &Path, pictures: usize) {
     let count = pictures.to_string();
-    let arguments = ["run", "out/model.esp", "--source", ".", "--board", board, "-n", &count];
+    let arguments = [
+        "run",
+        "out/model.esp",
+        "--source",
+        ".",
+        "--board",
+        board,
+        "-n",
+        &count,
+    ];
     let report = json(folder, arguments);
     assert_eq!(report["board"], board);
     assert_eq!(report["inferences"], pictures);
@@ -168,8 +203,14 @@ name = "microbit"
 
 fn small_project() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
-    copy_folder(&workspace().join("examples/fashion/train"), &folder.path().join("train"));
-    copy_folder(&workspace().join("examples/fashion/test"), &folder.path().join("test"));
+    copy_folder(
+        &workspace().join("examples/fashion/train"),
+        &folder.path().join("train"),
+    );
+    copy_folder(
+        &workspace().join("examples/fashion/test"),
+        &folder.path().join("test"),
+    );
     std::fs::write(folder.path().join("espalier.toml"), SMALL).unwrap();
     let path = folder.path().to_owned();
     (folder, path)
@@ -190,9 +231,16 @@ fn cortex_m0_gives_the_same_bytes_on_a_network_of_every_layer() {
 #[test]
 fn a_model_too_big_for_the_board_is_refused_at_build() {
     let built = Built::example();
-    let called = call(built.path(), ["footprint", "out/model.esp", "--board", "microbit"]);
+    let called = call(
+        built.path(),
+        ["footprint", "out/model.esp", "--board", "microbit"],
+    );
     assert!(!called.success);
-    assert!(called.stderr.contains("27040 bytes of RAM"), "{}", called.stderr);
+    assert!(
+        called.stderr.contains("27040 bytes of RAM"),
+        "{}",
+        called.stderr
+    );
 }
 
 #[test]
@@ -200,7 +248,11 @@ fn a_build_over_budget_fails_and_says_by_how_much() {
     let (_folder, path) = small_project();
     let called = call(&path, ["build", "--accuracy", "0.99"]);
     assert!(!called.success);
-    assert!(called.stderr.contains("points under the budget of 99.0 %"), "{}", called.stderr);
+    assert!(
+        called.stderr.contains("points under the budget of 99.0 %"),
+        "{}",
+        called.stderr
+    );
     assert!(path.join("out/receipt.json").is_file());
 }
 
@@ -220,7 +272,7 @@ fn a_killed_training_goes_on_to_the_same_model() {
     use std::time::{Duration, Instant};
 
     let (_folder, path) = small_project();
-    let epochs = ["--epochs", "120"];
+    let epochs = ["--epochs", "300"]; // longer than it takes until the first save
     let whole = json(&path, ["train"].iter().chain(&epochs));
     let expected = std::fs::read(path.join("out/float.safetensors")).unwrap();
     std::fs::remove_dir_all(path.join("out")).unwrap();
@@ -249,10 +301,17 @@ fn a_killed_training_goes_on_to_the_same_model() {
 fn a_base_checkpoint_gets_a_new_head() {
     let (_folder, path) = small_project();
     assert!(call(&path, ["train", "--epochs", "1"]).success);
-    std::fs::rename(path.join("out/float.safetensors"), path.join("base.safetensors")).unwrap();
+    std::fs::rename(
+        path.join("out/float.safetensors"),
+        path.join("base.safetensors"),
+    )
+    .unwrap();
     for part in ["train", "test"] {
         std::fs::remove_dir_all(path.join(part).join("bag")).unwrap();
     }
-    let report = json(&path, ["train", "--epochs", "1", "--base", "base.safetensors"]);
+    let report = json(
+        &path,
+        ["train", "--epochs", "1", "--base", "base.safetensors"],
+    );
     assert_eq!(report["per_class"].as_array().map(Vec::len), Some(9));
 }

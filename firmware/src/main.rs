@@ -22,11 +22,20 @@ fn main() -> ! {
 /// Everything from boot to the report.
 fn serve(board: Board) -> Result<(), Exit> {
     let model = Model::parse(board.model).map_err(|reason| {
-        error!("model at {=usize:#x} refused: {}", board::MODEL_ADDRESS, Display2Format(&reason));
+        error!(
+            "model at {=usize:#x} refused: {}",
+            board::MODEL_ADDRESS,
+            Display2Format(&reason)
+        );
         Exit::ModelRefused
     })?;
     let mut engine = Engine::new(&model, board.arena).map_err(|reason| {
-        error!("arena: the model needs {=usize} bytes, {=str} has {=usize}", reason.needed, board::NAME, reason.available);
+        error!(
+            "arena: the model needs {=usize} bytes, {=str} has {=usize}",
+            reason.needed,
+            board::NAME,
+            reason.available
+        );
         Exit::ArenaTooSmall
     })?;
     let tests = self_test(&model, &mut engine);
@@ -35,12 +44,23 @@ fn serve(board: Board) -> Result<(), Exit> {
         self_tests: tests.runs as u16,
         self_test_failures: tests.failures,
         inferences: answers.runs,
-        ticks: if answers.runs == 0 { tests.ticks } else { answers.ticks },
+        ticks: if answers.runs == 0 {
+            tests.ticks
+        } else {
+            answers.ticks
+        },
         stack_bytes: board::stack_used() as u32,
     };
-    info!("{=u32} inferences, {=u64} ticks, {=u32} bytes of stack", report.inferences, report.ticks, report.stack_bytes);
+    info!(
+        "{=u32} inferences, {=u64} ticks, {=u32} bytes of stack",
+        report.inferences, report.ticks, report.stack_bytes
+    );
     board::save(&report)?;
-    if report.self_test_failures == 0 { Ok(()) } else { Err(Exit::SelfTestFailed) }
+    if report.self_test_failures == 0 {
+        Ok(())
+    } else {
+        Err(Exit::SelfTestFailed)
+    }
 }
 
 /// What a row of inferences came to.
@@ -59,11 +79,22 @@ fn self_test(model: &Model, engine: &mut Engine) -> Tally {
         let output = timed(engine, &mut tally, |input| golden.fill(index, input));
         if output != golden.expected(index) {
             tally.failures += 1;
-            error!("golden vector {=usize} gives {=[?]}, not {=[?]}", index, output, golden.expected(index));
+            error!(
+                "golden vector {=usize} gives {=[?]}, not {=[?]}",
+                index,
+                output,
+                golden.expected(index)
+            );
         }
     }
     let passed = tally.runs - u32::from(tally.failures);
-    info!("{=str}: {=u32} of {=u32} golden vectors pass, {=u64} ticks", board::NAME, passed, tally.runs, tally.ticks);
+    info!(
+        "{=str}: {=u32} of {=u32} golden vectors pass, {=u64} ticks",
+        board::NAME,
+        passed,
+        tally.runs,
+        tally.ticks
+    );
     tally
 }
 
@@ -81,11 +112,7 @@ fn answer(model: &Model, engine: &mut Engine) -> Result<Tally, Exit> {
 }
 
 /// One inference. What `fill` costs is not counted: it is no part of the network.
-fn timed<'e>(
-    engine: &'e mut Engine,
-    tally: &mut Tally,
-    fill: impl FnOnce(&mut [i8]),
-) -> &'e [i8] {
+fn timed<'e>(engine: &'e mut Engine, tally: &mut Tally, fill: impl FnOnce(&mut [i8])) -> &'e [i8] {
     let mut start = 0;
     let output = engine.infer(|input| {
         fill(input);

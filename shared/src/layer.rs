@@ -20,6 +20,10 @@ pub const MAX_ELEMENTS: usize = 1 << 24;
 /// `i32` accumulator cannot overflow.
 pub const MAX_FAN_IN: usize = 1 << 15;
 
+/// Most channels under a softmax. The sum of their exponentials, each at most 1,
+/// has 12 integer bits.
+pub const MAX_SOFTMAX: usize = 1 << 12;
+
 /// Height, width and channels of a tensor, each at least 1, together at most
 /// [`MAX_ELEMENTS`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -412,12 +416,16 @@ pub enum ShapeError {
     /// A side is 0 or a tensor too large.
     #[error("a tensor has a side of 0 or more than {MAX_ELEMENTS} elements")]
     Size,
-    /// A window larger than its input under `valid` padding.
-    #[error("the window is larger than the input")]
+    /// A window larger than its input under `valid` padding, or a global pool
+    /// whose window would have a side above 255.
+    #[error("the window is larger than the input, or than 255 in a global pool")]
     WindowTooLarge,
     /// One output sums too many products for a 32-bit accumulator.
     #[error("one output sums more than {MAX_FAN_IN} products")]
     FanIn,
+    /// A softmax over too many channels.
+    #[error("a softmax over more than {MAX_SOFTMAX} channels")]
+    Softmax,
     /// `Add` of two shapes.
     #[error("the two inputs of an addition have different shapes")]
     AddShapes,
@@ -510,6 +518,7 @@ impl Layer {
             }
             Self::Dense(d) => Shape::new(1, 1, d.units.get() as usize),
             Self::Flatten => Shape::new(1, 1, first.len()),
+            Self::Softmax if first.channels() > MAX_SOFTMAX => Err(ShapeError::Softmax),
             Self::Softmax => Ok(first),
             Self::Add(_) if rest.first() == Some(&first) => Ok(first),
             Self::Add(_) => Err(ShapeError::AddShapes),

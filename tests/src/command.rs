@@ -22,9 +22,19 @@ pub fn espalier() -> &'static Path {
     BINARY.get_or_init(|| {
         // .../PROFILE/deps/TEST
         let test = std::env::current_exe().expect("a test has a path");
-        let profile = test.ancestors().nth(2).expect("a test lies in its profile's folder");
+        let profile = test
+            .ancestors()
+            .nth(2)
+            .expect("a test lies in its profile's folder");
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--package", "espalier", "--bin", "espalier"]);
+        cargo.args([
+            "build",
+            "--quiet",
+            "--package",
+            "espalier",
+            "--bin",
+            "espalier",
+        ]);
         cargo.current_dir(workspace());
         if profile.ends_with("release") {
             cargo.arg("--release");
@@ -64,8 +74,17 @@ pub fn call<I: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = 
 
 /// Calls `espalier` with `--json` and reads the one object it prints.
 pub fn json<I: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = I>) -> Value {
-    let arguments: Vec<_> = arguments.into_iter().map(|a| a.as_ref().to_owned()).collect();
-    let called = call(folder, arguments.iter().map(|a| a.as_os_str()).chain([OsStr::new("--json")]));
+    let arguments: Vec<_> = arguments
+        .into_iter()
+        .map(|a| a.as_ref().to_owned())
+        .collect();
+    let called = call(
+        folder,
+        arguments
+            .iter()
+            .map(|a| a.as_os_str())
+            .chain([OsStr::new("--json")]),
+    );
     assert!(called.success, "{arguments:?}: {}", called.stderr);
     serde_json::from_str(&called.stdout).expect("one JSON object on standard output")
 }
@@ -73,7 +92,10 @@ pub fn json<I: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = 
 /// Says that a test was not run, past the capture of the test runner; under
 /// `tests/run` that is a failure.
 pub fn skip(test: &str, why: &str) {
-    assert!(std::env::var_os(RUN_ALL).is_none(), "{test} cannot run: {why}");
+    assert!(
+        std::env::var_os(RUN_ALL).is_none(),
+        "{test} cannot run: {why}"
+    );
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
 }
 
@@ -85,7 +107,8 @@ pub fn can_emulate(test: &str) -> bool {
         .map(|error| error.to_string())
         .or_else(|| {
             let qemu = Command::new("qemu-system-arm").arg("--version").output();
-            qemu.is_err().then(|| "qemu-system-arm is not installed".to_owned())
+            qemu.is_err()
+                .then(|| "qemu-system-arm is not installed".to_owned())
         });
     if let Some(why) = &missing {
         skip(test, why);

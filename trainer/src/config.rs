@@ -143,11 +143,23 @@ pub trait Section {
 impl Section for DataOptions {
     const NAME: &'static str = "data";
     const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("source", "Folder of class folders, folder of IDX files, or fashion-mnist"),
-        ("size", "Height and width that pictures are brought to, as [28, 28]"),
+        (
+            "source",
+            "Folder of class folders, folder of IDX files, or fashion-mnist",
+        ),
+        (
+            "size",
+            "Height and width that pictures are brought to, as [28, 28]",
+        ),
         ("channels", "1 (grey) or 3 (red, green, blue)"),
-        ("resize", "For pictures of another size: exact (refuse), stretch, crop"),
-        ("per_class", "Use only this many training pictures of each class"),
+        (
+            "resize",
+            "For pictures of another size: exact (refuse), stretch, crop",
+        ),
+        (
+            "per_class",
+            "Use only this many training pictures of each class",
+        ),
     ];
 }
 
@@ -174,7 +186,10 @@ impl Section for PruneOptions {
 impl Section for ExportOptions {
     const NAME: &'static str = "export";
     const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("calibration", "Training pictures whose value ranges are measured"),
+        (
+            "calibration",
+            "Training pictures whose value ranges are measured",
+        ),
         ("golden", "Self-test vectors in the model file, 0 to 255"),
     ];
 }

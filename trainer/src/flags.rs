@@ -72,7 +72,10 @@ mod tests {
         assert_eq!(value("3"), toml::Value::Integer(3));
         assert_eq!(value("true"), toml::Value::Boolean(true));
         assert_eq!(value("crop"), toml::Value::String("crop".into()));
-        assert_eq!(value("../a b.safetensors"), toml::Value::String("../a b.safetensors".into()));
+        assert_eq!(
+            value("../a b.safetensors"),
+            toml::Value::String("../a b.safetensors".into())
+        );
         assert_eq!(value("[28, 28]").as_array().map(Vec::len), Some(2));
     }
 }

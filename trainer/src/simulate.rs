@@ -10,7 +10,9 @@ use crate::score::Score;
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum SimulateError {
     /// Other classes, or the same in another order.
-    #[error("the model's classes are {model} and the data's are {data}; use the data it was trained for")]
+    #[error(
+        "the model's classes are {model} and the data's are {data}; use the data it was trained for"
+    )]
     Classes {
         /// Names in the model.
         model: String,
@@ -71,7 +73,10 @@ pub fn simulate(model: &Model, dataset: &Dataset) -> Result<Score, SimulateError
             data: dataset.classes.join(", "),
         });
     }
-    Ok(Score::new(dataset, &answers(model, &outputs(model, dataset))))
+    Ok(Score::new(
+        dataset,
+        &answers(model, &outputs(model, dataset)),
+    ))
 }
 
 /// The class that each output names.

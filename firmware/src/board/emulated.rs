@@ -19,13 +19,23 @@ impl Requests {
     /// Opens both files; each input has this many bytes.
     pub fn open(input_bytes: usize) -> Result<Self, Exit> {
         let inputs = File::open(c"inputs.bin").map_err(|_| broken("open inputs.bin"))?;
-        let bytes = inputs.metadata().map_err(|_| broken("measure inputs.bin"))?.len() as usize;
+        let bytes = inputs
+            .metadata()
+            .map_err(|_| broken("measure inputs.bin"))?
+            .len() as usize;
         if !bytes.is_multiple_of(input_bytes) {
-            error!("inputs.bin has {=usize} bytes, not a multiple of the model's {=usize}", bytes, input_bytes);
+            error!(
+                "inputs.bin has {=usize} bytes, not a multiple of the model's {=usize}",
+                bytes, input_bytes
+            );
             return Err(Exit::WrongInputs);
         }
         let outputs = File::create(c"outputs.bin").map_err(|_| broken("create outputs.bin"))?;
-        Ok(Self { inputs, outputs, count: bytes / input_bytes })
+        Ok(Self {
+            inputs,
+            outputs,
+            count: bytes / input_bytes,
+        })
     }
 
     /// How many inputs there are.
@@ -35,18 +45,23 @@ impl Requests {
 
     /// The next input.
     pub fn read(&mut self, input: &mut [i8]) -> Result<(), Exit> {
-        self.inputs.read_exact(cast_slice_mut(input)).map_err(|_| broken("read inputs.bin"))
+        self.inputs
+            .read_exact(cast_slice_mut(input))
+            .map_err(|_| broken("read inputs.bin"))
     }
 
     /// The answer to it.
     pub fn write(&mut self, output: &[i8]) -> Result<(), Exit> {
-        self.outputs.write_all(cast_slice(output)).map_err(|_| broken("write outputs.bin"))
+        self.outputs
+            .write_all(cast_slice(output))
+            .map_err(|_| broken("write outputs.bin"))
     }
 }
 
 /// Leaves the report where the host looks for it.
 pub fn save(report: &Report) -> Result<(), Exit> {
-    fs::write(c"report.bin", report.encode(&mut [0; Report::MAX_BYTES])).map_err(|_| broken("write report.bin"))
+    fs::write(c"report.bin", report.encode(&mut [0; Report::MAX_BYTES]))
+        .map_err(|_| broken("write report.bin"))
 }
 
 /// Ends the emulator.

@@ -54,7 +54,11 @@ pub fn softmax(input: Input, factor: SoftmaxFactor, output: Output) {
         for (out, x) in outs.iter_mut().zip(xs) {
             let probability = exp(x).map_or(0, |e| {
                 let product = doubling_high_mul_signed(reciprocal, e);
-                rounding_shift_right(product, (bits_over_unit + 31 - 8).clamp(0, 31) as u32)
+                // A product is below 1, so 32 bits or more leave nothing of it.
+                match bits_over_unit + 31 - 8 {
+                    bits @ 0..=31 => rounding_shift_right(product, bits as u32),
+                    _ => 0,
+                }
             });
             *out = output
                 .clamp
@@ -63,8 +67,9 @@ pub fn softmax(input: Input, factor: SoftmaxFactor, output: Output) {
     }
 }
 
-/// 1 / sum for a positive sum in Q12, as a Q0 number in (1/2, 1] and the power
-/// of two by which it must be divided further.
+/// 1 / sum for a sum of at least 1 in Q12, as a Q0 number in (1/2, 1] and the
+/// power of two by which it must be divided further, 0 to 12. The largest sum,
+/// [`crate::layer::MAX_SOFTMAX`], wraps to -2^31, whose bits are still right.
 fn reciprocal(sum: i32) -> (i32, i32) {
     let headroom = sum.leading_zeros();
     let minus_one = sum.wrapping_shl(headroom).wrapping_sub(i32::MIN);
@@ -158,6 +163,38 @@ mod tests {
             let real = f64::from(a) / f64::from(1 << 26);
             let got = f64::from(exp_of_negative(a)) / f64::from(1u32 << 31);
             assert!((got - real.exp()).abs() < 1e-6, "{real}: {got}");
+        }
+    }
+
+    #[test]
+    fn many_equal_channels_share_one() {
+        use crate::arith::Clamp;
+        use crate::layer::{MAX_SOFTMAX, Shape};
+        for channels in [1, 3, 256, 511, 512, 513, 1000, 4095, MAX_SOFTMAX] {
+            let shape = Shape::new(1, 1, channels).unwrap();
+            let mut data = vec![0; channels];
+            let input = Input {
+                shape,
+                zero_point: 0,
+                data: &vec![5; channels],
+            };
+            let clamp = Clamp {
+                min: i8::MIN,
+                max: i8::MAX,
+            };
+            let output = Output {
+                shape,
+                zero_point: -128,
+                clamp,
+                data: &mut data,
+            };
+            softmax(
+                input,
+                SoftmaxFactor(Multiplier::new(1 << 30, 20).unwrap()),
+                output,
+            );
+            let share = (256.0 / channels as f64).round().min(255.0) as i32;
+            assert_eq!(i32::from(data[0]) + 128, share, "{channels}");
         }
     }
 

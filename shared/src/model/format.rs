@@ -13,6 +13,8 @@ pub const MAGIC: [u8; 8] = *b"espalier";
 pub const VERSION: u16 = 1;
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 24;
+/// Bytes of the header that are 0.
+pub const RESERVED_RANGE: core::ops::Range<usize> = 10..12;
 /// Where the CRC lies in the header.
 pub const CRC_RANGE: core::ops::Range<usize> = 16..20;
 /// Every block of the weight section starts at a multiple of this many bytes

@@ -260,7 +260,7 @@ impl Step {
 }
 
 /// Cuts a block into its parts. The slices are as long as the shape says where
-/// the block is, which [`Network::read`] has checked.
+/// the block is, which [`Model::parse`] has checked.
 fn split_params<'a>(layer: &Layer, block: &'a [u8], shape: ParamShape) -> Data<'a> {
     let (weights, rest) = split_at(block, shape.weights().next_multiple_of(4));
     let (bias, rest) = split_at(rest, 4 * shape.channels);

@@ -106,6 +106,10 @@ impl<'a> Model<'a> {
                 available: self.file.len(),
             });
         }
+        let weights = node.layer.params(a.shape).map_or(0, ParamShape::weights);
+        let padded = weights.next_multiple_of(4);
+        let start = step.block as usize;
+        check_zero(self.file, start + weights..start + padded)?;
         check_zero(self.file, needed..end as usize)?;
         self.push_tensor(shape, node.output)?;
         Ok(end)
@@ -250,8 +254,8 @@ impl<'a> Header<'a> {
             ..,
             v0,
             v1,
-            r0,
-            r1,
+            _,
+            _,
             l0,
             l1,
             l2,
@@ -273,15 +277,19 @@ impl<'a> Header<'a> {
         if length > MAX_FILE {
             return Err(ParseError::TooLong { length });
         }
+        if length < HEADER_BYTES {
+            return Err(ParseError::CutOff {
+                needed: HEADER_BYTES,
+                available: length,
+            });
+        }
         let file = bytes.get(..length).ok_or(cut_off(length))?;
         let stored = u32::from_le_bytes([c0, c1, c2, c3]);
         let found = crc32(file);
         if stored != found {
             return Err(ParseError::Crc { stored, found });
         }
-        if [r0, r1] != [0, 0] {
-            return Err(ParseError::Stray { offset: 10 });
-        }
+        check_zero(file, RESERVED_RANGE)?;
         let descriptor_end = (u32::from_le_bytes([d0, d1, d2, d3]) as usize)
             .checked_add(HEADER_BYTES)
             .filter(|&end| end <= length)
@@ -317,8 +325,15 @@ impl<'a> Reader<'a> {
     fn names(&mut self, count: u16) -> Result<&'a [u8], ParseError> {
         let start = self.offset;
         for index in 0..usize::from(count) {
-            if self.value::<&str>()?.len() > MAX_NAME {
+            let offset = self.offset;
+            let length = self.value::<&str>()?.len();
+            if length > MAX_NAME {
                 return Err(ParseError::Name { index });
+            }
+            // One byte holds the length. More would be a number that a 64-bit
+            // host reads and a 32-bit chip may refuse.
+            if self.offset - offset != 1 + length {
+                return Err(ParseError::Descriptor { offset });
             }
         }
         Ok(self.file.get(start..self.offset).unwrap_or_default())

@@ -136,11 +136,20 @@ impl Cmd {
 fn measure(board: &Board, model: &Model, test: &Dataset) -> Result<(Cost, Compared), Error> {
     let mut test = test.clone();
     let every = (test.pictures.len() / EMULATED).max(1);
-    test.pictures = test.pictures.into_iter().step_by(every).take(EMULATED).collect();
+    test.pictures = test
+        .pictures
+        .into_iter()
+        .step_by(every)
+        .take(EMULATED)
+        .collect();
     let inputs = espalier::simulate::inputs(model, &test);
     say(format_args!("compiling the firmware for {}", board.name));
     let elf = firmware::build(board)?;
-    say(format_args!("running {} pictures on {}", test.pictures.len(), board.name));
+    say(format_args!(
+        "running {} pictures on {}",
+        test.pictures.len(),
+        board.name
+    ));
     let run = emulator::run(board, &elf, model.file(), &inputs, LIMIT)?;
     let mut cost = Cost::new(board, model, &elf, &run)?;
     cost.list_chips();
@@ -169,18 +178,32 @@ impl Built {
             })
         };
         let cost = self.footprint.as_ref();
-        let least = budget.accuracy.filter(|&least| self.simulate.accuracy < least);
+        let least = budget
+            .accuracy
+            .filter(|&least| self.simulate.accuracy < least);
         let accuracy = least.map(|least| {
             let (is, least) = (100.0 * self.simulate.accuracy, 100.0 * least);
-            format!("accuracy is {is:.1} %, {:.1} points under the budget of {least:.1} %", least - is)
+            format!(
+                "accuracy is {is:.1} %, {:.1} points under the budget of {least:.1} %",
+                least - is
+            )
         });
         let most = |limit: Option<usize>| limit.map(|limit| limit as u64);
         let flash = over("flash", cost.map(|c| c.flash_bytes), most(budget.flash));
         let ram = over("RAM", cost.map(|c| c.ram_bytes), most(budget.ram));
-        let instructions = over("instructions", cost.map(|c| c.instructions), budget.instructions);
-        let unmeasured = cost.is_none() && (budget.flash, budget.ram, budget.instructions) != (None, None, None);
-        let unmeasured = unmeasured.then(|| "flash, RAM and instructions could not be measured".to_owned());
-        [accuracy, flash, ram, instructions, unmeasured].into_iter().flatten().collect()
+        let instructions = over(
+            "instructions",
+            cost.map(|c| c.instructions),
+            budget.instructions,
+        );
+        let unmeasured =
+            cost.is_none() && (budget.flash, budget.ram, budget.instructions) != (None, None, None);
+        let unmeasured =
+            unmeasured.then(|| "flash, RAM and instructions could not be measured".to_owned());
+        [accuracy, flash, ram, instructions, unmeasured]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     fn save_receipt(&self) -> Result<(), Error> {
@@ -213,7 +236,11 @@ impl fmt::Display for Built {
             self.simulate.percent(),
         ]);
         let count = |n: usize| thousands(n as u64);
-        let params = [count(float.params), count(pruned.params), count(pruned.params)];
+        let params = [
+            count(float.params),
+            count(pruned.params),
+            count(pruned.params),
+        ];
         rows.add_row(["parameters".to_owned()].into_iter().chain(params));
         let nonzeros = self.footprint.as_ref().map(|cost| count(cost.nonzeros));
         let nonzeros = [
@@ -231,7 +258,11 @@ impl fmt::Display for Built {
         writeln!(f, "{rows}")?;
         match (&self.footprint, &self.run) {
             (Some(cost), Some(run)) => self.write_cost(f, cost, run)?,
-            _ => writeln!(f, "not run on a chip: {}", self.not_measured.as_deref().unwrap_or_default())?,
+            _ => writeln!(
+                f,
+                "not run on a chip: {}",
+                self.not_measured.as_deref().unwrap_or_default()
+            )?,
         }
         writeln!(f, "model         {}", self.export.model.display())?;
         writeln!(f, "checkpoints   {}", float.checkpoint.display())?;
@@ -247,11 +278,35 @@ impl Built {
             0 => "yes: all",
             _ => "NO, of",
         };
-        writeln!(f, "flash         {} bytes, {} of them the model", thousands(cost.flash_bytes), thousands(cost.model_bytes as u64))?;
-        writeln!(f, "RAM           {} bytes, {} of them the arena", thousands(cost.ram_bytes), thousands(cost.arena_bytes as u64))?;
-        writeln!(f, "instructions  {} for one picture on {} (emulated)", thousands(cost.instructions), run.board)?;
-        writeln!(f, "host = chip   {agree} {} output bytes of {} pictures, {} differ", run.output_bytes, run.inferences, run.mismatched_bytes)?;
-        let chips: Vec<&str> = cost.smallest_chips.iter().take(3).map(|chip: &&Chip| chip.name.as_str()).collect();
+        writeln!(
+            f,
+            "flash         {} bytes, {} of them the model",
+            thousands(cost.flash_bytes),
+            thousands(cost.model_bytes as u64)
+        )?;
+        writeln!(
+            f,
+            "RAM           {} bytes, {} of them the arena",
+            thousands(cost.ram_bytes),
+            thousands(cost.arena_bytes as u64)
+        )?;
+        writeln!(
+            f,
+            "instructions  {} for one picture on {} (emulated)",
+            thousands(cost.instructions),
+            run.board
+        )?;
+        writeln!(
+            f,
+            "host = chip   {agree} {} output bytes of {} pictures, {} differ",
+            run.output_bytes, run.inferences, run.mismatched_bytes
+        )?;
+        let chips: Vec<&str> = cost
+            .smallest_chips
+            .iter()
+            .take(3)
+            .map(|chip: &&Chip| chip.name.as_str())
+            .collect();
         writeln!(f, "fits          {} and larger", chips.join(", "))
     }
 }

@@ -86,7 +86,14 @@ pub fn step(
     let options = project.train_options();
     let pruned = match project.compress.sparsity {
         0.0 => from,
-        _ => prune(from, &data.train, &project.compress, &options, &project.augment, &hooks)?,
+        _ => prune(
+            from,
+            &data.train,
+            &project.compress,
+            &options,
+            &project.augment,
+            &hooks,
+        )?,
     };
     let checkpoint = project.output(PRUNED);
     pruned.save(&checkpoint)?;
@@ -109,7 +116,12 @@ impl fmt::Display for Compressed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (params, nonzeros) = (self.params as u64, self.nonzeros as u64);
         writeln!(f, "pruned accuracy  {}", self.score.percent())?;
-        writeln!(f, "parameters       {}, {} of them not zero", thousands(params), thousands(nonzeros))?;
+        writeln!(
+            f,
+            "parameters       {}, {} of them not zero",
+            thousands(params),
+            thousands(nonzeros)
+        )?;
         writeln!(f, "pruned in        {:.1} s", self.seconds)?;
         write!(f, "checkpoint       {}", self.checkpoint.display())
     }

@@ -129,7 +129,10 @@ impl fmt::Display for Summary {
         let mut rows = table(["class", "train", "test"]);
         for (index, class) in self.train.per_class.iter().enumerate() {
             let test = self.test.as_ref().map_or("-".to_owned(), |test| {
-                test.per_class.get(index).map_or(0, |c| c.pictures).to_string()
+                test.per_class
+                    .get(index)
+                    .map_or(0, |c| c.pictures)
+                    .to_string()
             });
             rows.add_row([class.class.clone(), class.pictures.to_string(), test]);
         }
@@ -140,7 +143,10 @@ impl fmt::Display for Summary {
         write!(f, "pictures of {height} x {width} x {channels}")?;
         if self.train.imbalance > 1.0 {
             let imbalance = self.train.imbalance;
-            write!(f, "; the largest class has {imbalance:.1} times the smallest")?;
+            write!(
+                f,
+                "; the largest class has {imbalance:.1} times the smallest"
+            )?;
         }
         if let Some(file) = &self.preview {
             write!(f, "\nsheet of augmented pictures: {}", file.display())?;

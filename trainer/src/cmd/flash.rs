@@ -72,7 +72,10 @@ impl Report for Flashed {
     fn failure(&self) -> Option<String> {
         let failures = self.self_test_failures;
         (failures > 0).then(|| {
-            format!("{failures} of {} self-test vectors give other bytes on {}", self.self_tests, self.board)
+            format!(
+                "{failures} of {} self-test vectors give other bytes on {}",
+                self.self_tests, self.board
+            )
         })
     }
 }

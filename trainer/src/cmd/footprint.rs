@@ -108,7 +108,8 @@ impl Cost {
         let (params, nonzeros) = parameters(model);
         let model_bytes = model.file_bytes();
         let stack_bytes = run.report.stack_bytes;
-        let macs_by_layer: Vec<LayerMacs> = model.steps().map(|step| layer_macs(model, &step)).collect();
+        let macs_by_layer: Vec<LayerMacs> =
+            model.steps().map(|step| layer_macs(model, &step)).collect();
         Ok(Self {
             board: board.name,
             model_bytes,
@@ -159,11 +160,19 @@ impl Report for Cost {
     fn failure(&self) -> Option<String> {
         let verdict = self.chip.as_ref().filter(|verdict| !verdict.fits)?;
         let short = |what, left: i64| {
-            (left < 0).then(|| format!("{} bytes of {what} too few", thousands(left.unsigned_abs())))
+            (left < 0)
+                .then(|| format!("{} bytes of {what} too few", thousands(left.unsigned_abs())))
         };
-        let missing = [short("flash", verdict.flash_left), short("RAM", verdict.ram_left)];
+        let missing = [
+            short("flash", verdict.flash_left),
+            short("RAM", verdict.ram_left),
+        ];
         let missing: Vec<String> = missing.into_iter().flatten().collect();
-        Some(format!("{} has {}: compress further, or choose a larger chip", verdict.chip.name, missing.join(" and ")))
+        Some(format!(
+            "{} has {}: compress further, or choose a larger chip",
+            verdict.chip.name,
+            missing.join(" and ")
+        ))
     }
 }
 
@@ -172,14 +181,38 @@ impl fmt::Display for Cost {
         let mut rows = table(["", "bytes", "of which"]);
         let bytes = |n: u64| thousands(n);
         rows.add_row(["flash".to_owned(), bytes(self.flash_bytes), String::new()]);
-        rows.add_row(["".to_owned(), bytes(self.model_bytes as u64), "model".to_owned()]);
+        rows.add_row([
+            "".to_owned(),
+            bytes(self.model_bytes as u64),
+            "model".to_owned(),
+        ]);
         rows.add_row(["".to_owned(), bytes(self.code_bytes), "code".to_owned()]);
-        rows.add_row(["".to_owned(), bytes(self.constant_bytes), "constants".to_owned()]);
-        rows.add_row(["".to_owned(), bytes(self.data_bytes), "initial values".to_owned()]);
+        rows.add_row([
+            "".to_owned(),
+            bytes(self.constant_bytes),
+            "constants".to_owned(),
+        ]);
+        rows.add_row([
+            "".to_owned(),
+            bytes(self.data_bytes),
+            "initial values".to_owned(),
+        ]);
         rows.add_row(["RAM".to_owned(), bytes(self.ram_bytes), String::new()]);
-        rows.add_row(["".to_owned(), bytes(self.arena_bytes as u64), "arena".to_owned()]);
-        rows.add_row(["".to_owned(), bytes(self.static_bytes), "statics".to_owned()]);
-        rows.add_row(["".to_owned(), bytes(self.stack_bytes.into()), "stack, measured".to_owned()]);
+        rows.add_row([
+            "".to_owned(),
+            bytes(self.arena_bytes as u64),
+            "arena".to_owned(),
+        ]);
+        rows.add_row([
+            "".to_owned(),
+            bytes(self.static_bytes),
+            "statics".to_owned(),
+        ]);
+        rows.add_row([
+            "".to_owned(),
+            bytes(self.stack_bytes.into()),
+            "stack, measured".to_owned(),
+        ]);
         writeln!(f, "{rows}")?;
         writeln!(f, "{}", self.macs_table())?;
         writeln!(
@@ -191,13 +224,29 @@ impl fmt::Display for Cost {
         )?;
         if let Some(verdict) = &self.chip {
             let word = if verdict.fits { "fits" } else { "does not fit" };
-            let Chip { name, core, flash, ram, .. } = verdict.chip;
-            write!(f, "{word} {name} ({core}, {} bytes of flash, {} of RAM)", bytes(*flash), bytes(*ram))?;
+            let Chip {
+                name,
+                core,
+                flash,
+                ram,
+                ..
+            } = verdict.chip;
+            write!(
+                f,
+                "{word} {name} ({core}, {} bytes of flash, {} of RAM)",
+                bytes(*flash),
+                bytes(*ram)
+            )?;
         }
         if !self.smallest_chips.is_empty() {
             let mut rows = table(["smallest chips it fits", "core", "flash", "RAM"]);
             for chip in &self.smallest_chips {
-                rows.add_row([chip.name.clone(), chip.core.to_owned(), bytes(chip.flash), bytes(chip.ram)]);
+                rows.add_row([
+                    chip.name.clone(),
+                    chip.core.to_owned(),
+                    bytes(chip.flash),
+                    bytes(chip.ram),
+                ]);
             }
             write!(f, "{rows}")?;
         }

@@ -100,8 +100,16 @@ impl Report for Inspection {}
 impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rows = table([
-            "tensor", "layer", "window / stride", "reads", "output", "arena at", "params",
-            "non-zero", "bytes", "MACs",
+            "tensor",
+            "layer",
+            "window / stride",
+            "reads",
+            "output",
+            "arena at",
+            "params",
+            "non-zero",
+            "bytes",
+            "MACs",
         ]);
         rows.add_row(["0", "input", "", "", &self.input]);
         for row in &self.layers {

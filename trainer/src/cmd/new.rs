@@ -62,7 +62,10 @@ impl fmt::Display for Created {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let folder = self.folder.display();
         writeln!(f, "made {folder}")?;
-        writeln!(f, "next: put pictures into {folder}/data/train/CLASS and {folder}/data/test/CLASS,")?;
+        writeln!(
+            f,
+            "next: put pictures into {folder}/data/train/CLASS and {folder}/data/test/CLASS,"
+        )?;
         write!(f, "      then run `espalier build {folder}`")
     }
 }

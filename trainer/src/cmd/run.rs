@@ -103,7 +103,9 @@ impl Compared {
             self_tests: run.report.self_tests,
             output_bytes: expected.len(),
             mismatched_bytes: pairs().filter(differs).count() + missing,
-            first_mismatch: pairs().find(differs).map(|(at, _)| (at / width, at % width)),
+            first_mismatch: pairs()
+                .find(differs)
+                .map(|(at, _)| (at / width, at % width)),
             stack_bytes: run.report.stack_bytes,
         }
     }
@@ -129,7 +131,10 @@ impl Report for Compared {
         };
         (self.mismatched_bytes > 0).then(|| {
             let (count, all) = (self.mismatched_bytes, self.output_bytes);
-            format!("{count} of {all} output bytes differ between {} and this machine: {first}", self.board)
+            format!(
+                "{count} of {all} output bytes differ between {} and this machine: {first}",
+                self.board
+            )
         })
     }
 }

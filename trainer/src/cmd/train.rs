@@ -25,7 +25,7 @@ use crate::output::{Report, thousands};
 pub const FLOAT: &str = "float.safetensors";
 
 /// How often an unfinished training is saved.
-pub const SAVE_EVERY: Duration = Duration::from_secs(5);
+pub const SAVE_EVERY: Duration = Duration::from_secs(1);
 
 /// Flags of the command.
 #[derive(Args)]
@@ -144,7 +144,11 @@ impl fmt::Display for Trained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "float accuracy  {}", self.score.percent())?;
         writeln!(f, "parameters      {}", thousands(self.params as u64))?;
-        writeln!(f, "trained on      {} pictures, {} epochs, {:.1} s", self.pictures, self.epochs, self.seconds)?;
+        writeln!(
+            f,
+            "trained on      {} pictures, {} epochs, {:.1} s",
+            self.pictures, self.epochs, self.seconds
+        )?;
         write!(f, "checkpoint      {}", self.checkpoint.display())
     }
 }

@@ -4,7 +4,10 @@ use serde::Deserialize;
 
 macro_rules! board {
     ($name:literal) => {
-        ($name, include_str!(concat!("../../../firmware/boards/", $name, "/board.toml")))
+        (
+            $name,
+            include_str!(concat!("../../../firmware/boards/", $name, "/board.toml")),
+        )
     };
 }
 
@@ -141,14 +144,22 @@ impl Board {
 
     /// The board of this name.
     pub fn named(name: &str) -> Result<Self, BoardError> {
-        let found = BOARDS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        let found = BOARDS
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name));
         let (name, text) = *found.ok_or_else(|| BoardError::Unknown {
             name: name.to_owned(),
             suggestion: nearest(name, Self::names()),
             known: Self::names().collect::<Vec<_>>().join(", "),
         })?;
-        let invalid = |source| BoardError::Invalid { name, source: Box::new(source) };
-        Ok(Self { name, ..toml::from_str(text).map_err(invalid)? })
+        let invalid = |source| BoardError::Invalid {
+            name,
+            source: Box::new(source),
+        };
+        Ok(Self {
+            name,
+            ..toml::from_str(text).map_err(invalid)?
+        })
     }
 
     /// Refuses a model that this board has no room for.
@@ -156,7 +167,11 @@ impl Board {
         self.admit_file(model_bytes)?;
         if arena_bytes as u64 > self.arena.into() {
             let needed = arena_bytes as u64;
-            return Err(BoardError::ArenaTooSmall { board: self.name, needed, available: self.arena });
+            return Err(BoardError::ArenaTooSmall {
+                board: self.name,
+                needed,
+                available: self.arena,
+            });
         }
         Ok(())
     }
@@ -165,7 +180,11 @@ impl Board {
     pub fn admit_file(&self, model_bytes: usize) -> Result<(), BoardError> {
         if model_bytes as u64 > self.model.bytes.into() {
             let needed = model_bytes as u64;
-            return Err(BoardError::ModelTooLong { board: self.name, needed, available: self.model.bytes });
+            return Err(BoardError::ModelTooLong {
+                board: self.name,
+                needed,
+                available: self.model.bytes,
+            });
         }
         Ok(())
     }
@@ -199,7 +218,9 @@ mod tests {
     use super::*;
 
     fn all() -> Vec<Board> {
-        Board::names().map(|name| Board::named(name).unwrap()).collect()
+        Board::names()
+            .map(|name| Board::named(name).unwrap())
+            .collect()
     }
 
     fn firmware() -> std::path::PathBuf {
@@ -221,26 +242,51 @@ mod tests {
         let manifest = std::fs::read_to_string(firmware().join("Cargo.toml")).unwrap();
         let manifest: toml::Table = manifest.parse().unwrap();
         for board in all() {
-            let family = if board.emulator.is_some() { "emulated" } else { "hardware" };
-            assert_eq!(manifest["features"][board.name][0].as_str(), Some(family), "{}", board.name);
+            let family = if board.emulator.is_some() {
+                "emulated"
+            } else {
+                "hardware"
+            };
+            assert_eq!(
+                manifest["features"][board.name][0].as_str(),
+                Some(family),
+                "{}",
+                board.name
+            );
         }
     }
 
     #[test]
     fn every_board_is_either_emulated_or_real() {
         for board in all() {
-            assert_ne!(board.emulator.is_some(), board.probe.is_some(), "{}", board.name);
+            assert_ne!(
+                board.emulator.is_some(),
+                board.probe.is_some(),
+                "{}",
+                board.name
+            );
         }
     }
 
     #[test]
     fn memory_fits_and_does_not_overlap() {
         for board in all() {
-            let Board { flash, model, ram, .. } = &board;
+            let Board {
+                flash, model, ram, ..
+            } = &board;
             assert!(flash.end() <= model.address.into(), "{}", board.name);
-            assert!(model.end() <= u64::from(u32::MAX) && ram.end() <= u64::from(u32::MAX), "{}", board.name);
+            assert!(
+                model.end() <= u64::from(u32::MAX) && ram.end() <= u64::from(u32::MAX),
+                "{}",
+                board.name
+            );
             assert!(board.stack + board.arena < ram.bytes, "{}", board.name);
-            assert_eq!((board.stack % 8, ram.address % 8, model.address % 16), (0, 0, 0), "{}", board.name);
+            assert_eq!(
+                (board.stack % 8, ram.address % 8, model.address % 16),
+                (0, 0, 0),
+                "{}",
+                board.name
+            );
         }
     }
 
@@ -249,7 +295,10 @@ mod tests {
         let message = Board::named("mps2-an368").unwrap_err().to_string();
         assert!(message.contains("did you mean `mps2-an386`?"), "{message}");
         let message = Board::named("toaster").unwrap_err().to_string();
-        assert!(!message.contains("did you mean") && message.contains("nrf52840-dk"), "{message}");
+        assert!(
+            !message.contains("did you mean") && message.contains("nrf52840-dk"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -257,8 +306,14 @@ mod tests {
         let board = Board::named("microbit").unwrap();
         let (flash, arena) = (board.model.bytes as usize, board.arena as usize);
         assert!(board.admit(flash, arena).is_ok());
-        assert!(matches!(board.admit(flash + 1, 0), Err(BoardError::ModelTooLong { .. })));
-        assert!(matches!(board.admit(0, arena + 1), Err(BoardError::ArenaTooSmall { .. })));
+        assert!(matches!(
+            board.admit(flash + 1, 0),
+            Err(BoardError::ModelTooLong { .. })
+        ));
+        assert!(matches!(
+            board.admit(0, arena + 1),
+            Err(BoardError::ArenaTooSmall { .. })
+        ));
     }
 
     #[test]

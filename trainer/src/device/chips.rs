@@ -48,8 +48,14 @@ fn similar(suggestions: &[&str]) -> String {
 static CHIPS: LazyLock<Vec<Chip>> = LazyLock::new(|| {
     let registry = Registry::from_builtin_families();
     let families = registry.families().iter();
-    let mut chips: Vec<Chip> =
-        families.flat_map(|family| family.variants.iter().filter_map(|variant| Chip::of(family, variant))).collect();
+    let mut chips: Vec<Chip> = families
+        .flat_map(|family| {
+            family
+                .variants
+                .iter()
+                .filter_map(|variant| Chip::of(family, variant))
+        })
+        .collect();
     chips.sort_by(|a, b| (a.ram, a.flash, &a.name).cmp(&(b.ram, b.flash, &b.name)));
     chips
 });
@@ -59,7 +65,10 @@ impl Chip {
     pub fn named(name: &str) -> Result<&'static Self, UnknownChip> {
         let lower = name.to_lowercase();
         let found = CHIPS.iter().find(|chip| chip.names.contains(&lower));
-        found.ok_or_else(|| UnknownChip { name: name.to_owned(), suggestions: like(&lower) })
+        found.ok_or_else(|| UnknownChip {
+            name: name.to_owned(),
+            suggestions: like(&lower),
+        })
     }
 
     /// Whether so many bytes fit.
@@ -83,14 +92,24 @@ impl Chip {
     }
 
     fn is_like(&self, other: &Self) -> bool {
-        (&self.family, self.core, self.flash, self.ram) == (&other.family, other.core, other.flash, other.ram)
+        (&self.family, self.core, self.flash, self.ram)
+            == (&other.family, other.core, other.flash, other.ram)
     }
 
     /// What probe-rs says of a chip, if it is one to run a model on: it has a Cortex-M core, flash and RAM.
     fn of(family: &ChipFamily, variant: &config::Chip) -> Option<Self> {
-        let core = variant.cores.iter().find(|core| core.core_type.is_cortex_m())?;
+        let core = variant
+            .cores
+            .iter()
+            .find(|core| core.core_type.is_cortex_m())?;
         let regions = |pick: fn(&MemoryRegion, &str) -> Option<Range<u64>>| {
-            longest(variant.memory_map.iter().filter_map(|region| pick(region, &core.name)).collect())
+            longest(
+                variant
+                    .memory_map
+                    .iter()
+                    .filter_map(|region| pick(region, &core.name))
+                    .collect(),
+            )
         };
         let (flash, ram) = (regions(flash_of), regions(ram_of));
         (flash > 0 && ram > 0).then(|| Self {
@@ -99,7 +118,10 @@ impl Chip {
             core: core_name(core.core_type),
             flash,
             ram,
-            names: variant.package_variants().map(|name| name.to_lowercase()).collect(),
+            names: variant
+                .package_variants()
+                .map(|name| name.to_lowercase())
+                .collect(),
         })
     }
 }
@@ -143,7 +165,11 @@ fn core_name(core: CoreType) -> &'static str {
 /// Names that begin like this one, as who asks for `STM32F4` wants to see those; if none does, the most similar.
 fn like(lower: &str) -> Vec<&'static str> {
     let begins = |chip: &&Chip| chip.names.iter().any(|name| name.starts_with(lower));
-    let mut names: Vec<&str> = CHIPS.iter().filter(begins).map(|chip| chip.name.as_str()).collect();
+    let mut names: Vec<&str> = CHIPS
+        .iter()
+        .filter(begins)
+        .map(|chip| chip.name.as_str())
+        .collect();
     names.sort_unstable();
     names.truncate(5);
     if names.is_empty() {
@@ -160,7 +186,10 @@ mod tests {
     #[test]
     fn a_known_chip_has_its_memory() {
         let chip = Chip::named("NRF52840_XXAA").unwrap();
-        assert_eq!((chip.name.as_str(), chip.core), ("nRF52840_xxAA", "Cortex-M4/M7"));
+        assert_eq!(
+            (chip.name.as_str(), chip.core),
+            ("nRF52840_xxAA", "Cortex-M4/M7")
+        );
         assert_eq!((chip.flash, chip.ram), (1024 * 1024, 256 * 1024));
         assert!(chip.fits(chip.flash, chip.ram));
         assert!(!chip.fits(chip.flash + 1, 0) && !chip.fits(0, chip.ram + 1));
@@ -177,7 +206,11 @@ mod tests {
         let chips = Chip::smallest(flash, ram, 8);
         assert_eq!(chips.len(), 8);
         assert!(chips.iter().all(|chip| chip.fits(flash, ram)));
-        assert!(chips.windows(2).all(|pair| pair[0].ram <= pair[1].ram && !pair[0].is_like(pair[1])));
+        assert!(
+            chips
+                .windows(2)
+                .all(|pair| pair[0].ram <= pair[1].ram && !pair[0].is_like(pair[1]))
+        );
         assert_eq!(chips, Chip::smallest(flash, ram, 8));
         assert!(Chip::smallest(u64::MAX, 0, 8).is_empty());
     }

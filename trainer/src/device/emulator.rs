@@ -47,7 +47,9 @@ impl EmulatorRun {
 #[derive(Debug, thiserror::Error)]
 pub enum EmulatorError {
     /// QEMU knows no such board.
-    #[error("{0} is a real board, not an emulated one: use `espalier flash`, or choose a board whose board.toml has an [emulator]")]
+    #[error(
+        "{0} is a real board, not an emulated one: use `espalier flash`, or choose a board whose board.toml has an [emulator]"
+    )]
     NotEmulated(&'static str),
     /// The board has no room for the model.
     #[error(transparent)]
@@ -70,7 +72,9 @@ pub enum EmulatorError {
     #[error(transparent)]
     Words(#[from] WordsError),
     /// It did not end in time.
-    #[error("the firmware was stopped after {limit:?}; a larger model needs a larger time limit. The end of its log:\n{log}")]
+    #[error(
+        "the firmware was stopped after {limit:?}; a larger model needs a larger time limit. The end of its log:\n{log}"
+    )]
     Timeout {
         /// The limit.
         limit: Duration,
@@ -97,7 +101,7 @@ pub enum EmulatorError {
         log: String,
     },
     /// QEMU itself failed, or the firmware met a fault that it could not report.
-    #[error("the emulator ended with {status}; what it said:\n{stderr}\nThe end of the firmware's log:\n{log}")]
+    #[error("the emulator ended with {status}{}; what it said:\n{stderr}\nThe end of the firmware's log:\n{log}", hint(.stderr))]
     Broken {
         /// How it ended.
         status: ExitStatus,
@@ -107,16 +111,33 @@ pub enum EmulatorError {
         log: String,
     },
     /// The firmware left no report, or one that this version does not read.
-    #[error("the firmware's report can not be read: the firmware is of another version, build it again")]
+    #[error(
+        "the firmware's report can not be read: the firmware is of another version, build it again"
+    )]
     NoReport,
+}
+
+/// The stack is the first thing in RAM. What grows below it faults, and has no stack left to report that.
+fn hint(stderr: &str) -> &'static str {
+    if stderr.contains("Lockup") {
+        "; a lockup mostly means that `stack` in board.toml is too small"
+    } else {
+        ""
+    }
 }
 
 fn refusal(exit: &Exit) -> &'static str {
     match exit {
         Exit::ModelRefused => "The firmware refuses the model: export it again with this version.",
-        Exit::ArenaTooSmall => "The model's activations do not fit into the board's RAM: compress further, or choose a larger board.",
-        Exit::WrongInputs => "The inputs do not have the size of the model's input: preprocess them for this model.",
-        Exit::HostFiles => "The firmware can not use the run's files: is the temporary folder full?",
+        Exit::ArenaTooSmall => {
+            "The model's activations do not fit into the board's RAM: compress further, or choose a larger board."
+        }
+        Exit::WrongInputs => {
+            "The inputs do not have the size of the model's input: preprocess them for this model."
+        }
+        Exit::HostFiles => {
+            "The firmware can not use the run's files: is the temporary folder full?"
+        }
         Exit::Success | Exit::SelfTestFailed | Exit::Crashed => "The firmware crashed.",
     }
 }
@@ -133,35 +154,65 @@ pub fn run(
     let words = Words::from_elf(&fs::read(elf).map_err(|source| file_error(elf, source))?)?;
     let folder = Folder::new()?;
     folder.write("model.esp", model)?;
-    folder.write("inputs.bin", &inputs.iter().map(|&value| value as u8).collect::<Vec<u8>>())?;
+    folder.write(
+        "inputs.bin",
+        &inputs.iter().map(|&value| value as u8).collect::<Vec<u8>>(),
+    )?;
     let ended = Emulator::start(board, elf, &folder)?.wait(limit);
     let log = words.decode(&folder.read("log.bin")?);
     match ended.map_err(|source| file_error(Path::new(QEMU), source))? {
         Some(status) => outcome(board, &folder, status, log),
-        None => Err(EmulatorError::Timeout { limit, log: last(&log) }),
+        None => Err(EmulatorError::Timeout {
+            limit,
+            log: last(&log),
+        }),
     }
 }
 
-fn outcome(board: &Board, folder: &Folder, status: ExitStatus, log: Vec<String>) -> Result<EmulatorRun, EmulatorError> {
+fn outcome(
+    board: &Board,
+    folder: &Folder,
+    status: ExitStatus,
+    log: Vec<String>,
+) -> Result<EmulatorRun, EmulatorError> {
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     match code.and_then(Exit::from_code) {
         Some(Exit::Success) => collect(board, folder, log),
         Some(Exit::SelfTestFailed) => {
             let run = Box::new(collect(board, folder, log)?);
-            Err(EmulatorError::SelfTest { board: board.name, run })
+            Err(EmulatorError::SelfTest {
+                board: board.name,
+                run,
+            })
         }
-        Some(exit) => Err(EmulatorError::Refused { exit, log: last(&log) }),
+        Some(exit) => Err(EmulatorError::Refused {
+            exit,
+            log: last(&log),
+        }),
         None => {
-            let stderr = tail(&String::from_utf8_lossy(&folder.read("stderr.txt")?), 10);
-            Err(EmulatorError::Broken { status, stderr, log: last(&log) })
+            let stderr = tail(&String::from_utf8_lossy(&folder.read("stderr.txt")?), 12);
+            Err(EmulatorError::Broken {
+                status,
+                stderr,
+                log: last(&log),
+            })
         }
     }
 }
 
 fn collect(board: &Board, folder: &Folder, log: Vec<String>) -> Result<EmulatorRun, EmulatorError> {
     let report = Report::decode(&folder.read("report.bin")?).ok_or(EmulatorError::NoReport)?;
-    let outputs = folder.read("outputs.bin")?.into_iter().map(|byte| byte as i8).collect();
-    Ok(EmulatorRun { outputs, report, instructions: board.work(report.ticks), log })
+    let outputs = folder
+        .read("outputs.bin")?
+        .into_iter()
+        .map(|byte| byte as i8)
+        .collect();
+    Ok(EmulatorRun {
+        outputs,
+        report,
+        instructions: board.work(report.ticks),
+        log,
+    })
 }
 
 fn last(log: &[String]) -> String {
@@ -169,7 +220,10 @@ fn last(log: &[String]) -> String {
 }
 
 fn file_error(path: &Path, source: io::Error) -> EmulatorError {
-    EmulatorError::File { path: path.display().to_string(), source }
+    EmulatorError::File {
+        path: path.display().to_string(),
+        source,
+    }
 }
 
 /// The files of one run.
@@ -216,10 +270,14 @@ impl Emulator {
         let mut command = command_line(board, elf)?;
         command.current_dir(folder.0.path()).stdin(Stdio::null());
         // Files, not pipes: nobody has to read them while it runs, and they are complete even after a kill.
-        command.stdout(folder.create("log.bin")?).stderr(folder.create("stderr.txt")?);
+        command
+            .stdout(folder.create("log.bin")?)
+            .stderr(folder.create("stderr.txt")?);
         match command.spawn() {
             Ok(child) => Ok(Self(child)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(EmulatorError::NotInstalled),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(EmulatorError::NotInstalled)
+            }
             Err(error) => Err(file_error(Path::new(QEMU), error)),
         }
     }
@@ -238,15 +296,24 @@ impl Emulator {
 }
 
 fn command_line(board: &Board, elf: &Path) -> Result<Command, EmulatorError> {
-    let machine = &board.emulator.as_ref().ok_or(EmulatorError::NotEmulated(board.name))?.machine;
+    let machine = &board
+        .emulator
+        .as_ref()
+        .ok_or(EmulatorError::NotEmulated(board.name))?
+        .machine;
     let elf = std::path::absolute(elf).map_err(|source| file_error(elf, source))?;
     let mut command = Command::new(QEMU);
-    command.args(["-machine", machine, "-display", "none", "-monitor", "none", "-serial", "null"]);
+    command.args([
+        "-machine", machine, "-display", "none", "-monitor", "none", "-serial", "null",
+    ]);
     command.args(["-chardev", "stdio,id=log,signal=off"]);
     command.args(["-semihosting-config", "enable=on,target=native,chardev=log"]);
     command.args(["-icount", "shift=0"]);
     command.arg("-kernel").arg(elf);
-    command.arg("-device").arg(format!("loader,file=model.esp,addr={:#x},force-raw=on", board.model.address));
+    command.arg("-device").arg(format!(
+        "loader,file=model.esp,addr={:#x},force-raw=on",
+        board.model.address
+    ));
     Ok(command)
 }
 
@@ -262,12 +329,23 @@ mod tests {
     }
 
     fn report(failures: u16) -> Report {
-        Report { self_tests: 2, self_test_failures: failures, inferences: 1, ticks: 10, stack_bytes: 100 }
+        Report {
+            self_tests: 2,
+            self_test_failures: failures,
+            inferences: 1,
+            ticks: 10,
+            stack_bytes: 100,
+        }
     }
 
     fn finished(failures: u16) -> Folder {
         let folder = Folder::new().unwrap();
-        folder.write("report.bin", report(failures).encode(&mut [0; Report::MAX_BYTES])).unwrap();
+        folder
+            .write(
+                "report.bin",
+                report(failures).encode(&mut [0; Report::MAX_BYTES]),
+            )
+            .unwrap();
         folder.write("outputs.bin", &[1, 255]).unwrap();
         folder.write("stderr.txt", b"qemu: nonsense").unwrap();
         folder
@@ -280,10 +358,19 @@ mod tests {
     #[test]
     fn the_command_line_counts_instructions_and_loads_the_model() {
         let command = command_line(&board(), Path::new("/a.elf")).unwrap();
-        let line: Vec<_> = command.get_args().map(|argument| argument.to_str().unwrap()).collect();
+        let line: Vec<_> = command
+            .get_args()
+            .map(|argument| argument.to_str().unwrap())
+            .collect();
         let line = line.join(" ");
-        assert!(line.contains("-machine mps2-an386") && line.contains("-icount shift=0"), "{line}");
-        assert!(line.contains("loader,file=model.esp,addr=0x40000,force-raw=on"), "{line}");
+        assert!(
+            line.contains("-machine mps2-an386") && line.contains("-icount shift=0"),
+            "{line}"
+        );
+        assert!(
+            line.contains("loader,file=model.esp,addr=0x40000,force-raw=on"),
+            "{line}"
+        );
     }
 
     #[test]
@@ -296,43 +383,78 @@ mod tests {
     #[test]
     fn a_finished_run_is_collected() {
         let run = outcome(&board(), &finished(0), exit(0), vec![]).unwrap();
-        assert_eq!((run.outputs, run.report, run.instructions), (vec![1, -1], report(0), 400));
+        assert_eq!(
+            (run.outputs, run.report, run.instructions),
+            (vec![1, -1], report(0), 400)
+        );
     }
 
     #[test]
     fn a_failed_self_test_is_an_error_that_keeps_the_run() {
         let error = outcome(&board(), &finished(1), exit(10), vec![]).unwrap_err();
-        assert!(error.to_string().starts_with("1 of the model's 2 golden vectors"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("1 of the model's 2 golden vectors"),
+            "{error}"
+        );
         assert!(matches!(error, EmulatorError::SelfTest { run, .. } if run.outputs == [1, -1]));
     }
 
     #[test]
     fn a_refusal_says_what_to_do_and_shows_the_log() {
         let log = vec!["ERROR it is too new".to_owned()];
-        let message = outcome(&board(), &finished(0), exit(11), log).unwrap_err().to_string();
-        assert!(message.contains("export it again") && message.contains("it is too new"), "{message}");
+        let message = outcome(&board(), &finished(0), exit(11), log)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("export it again") && message.contains("it is too new"),
+            "{message}"
+        );
     }
 
     #[test]
     fn a_failure_of_qemu_is_told_from_one_of_the_firmware() {
         for status in [exit(1), ExitStatus::from_raw(6)] {
-            let message = outcome(&board(), &finished(0), status, vec![]).unwrap_err().to_string();
+            let message = outcome(&board(), &finished(0), status, vec![])
+                .unwrap_err()
+                .to_string();
             assert!(message.contains("qemu: nonsense"), "{message}");
         }
+    }
+
+    #[test]
+    fn a_stack_that_overflows_is_named() {
+        let folder = finished(0);
+        folder
+            .write("stderr.txt", b"qemu: fatal: Lockup: can't escalate")
+            .unwrap();
+        let message = outcome(&board(), &folder, ExitStatus::from_raw(6), vec![])
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("`stack` in board.toml"), "{message}");
     }
 
     #[test]
     fn a_report_that_is_no_report_is_refused() {
         let folder = finished(0);
         folder.write("report.bin", &[]).unwrap();
-        assert!(matches!(outcome(&board(), &folder, exit(0), vec![]), Err(EmulatorError::NoReport)));
+        assert!(matches!(
+            outcome(&board(), &folder, exit(0), vec![]),
+            Err(EmulatorError::NoReport)
+        ));
     }
 
     #[test]
     fn a_run_that_takes_too_long_is_killed() {
         let child = Command::new("sleep").arg("60").spawn().unwrap();
         let start = Instant::now();
-        assert!(Emulator(child).wait(Duration::from_millis(20)).unwrap().is_none());
+        assert!(
+            Emulator(child)
+                .wait(Duration::from_millis(20))
+                .unwrap()
+                .is_none()
+        );
         assert!(start.elapsed() < Duration::from_secs(10));
     }
 }

@@ -64,45 +64,77 @@ pub fn build(board: &Board) -> Result<PathBuf, FirmwareError> {
     let source = source()?;
     let toolchain = Toolchain::find(&board.target)?;
     let target = target_folder(&source)?;
-    fs::create_dir_all(&target).map_err(|source| FirmwareError::File { path: target.clone(), source })?;
+    fs::create_dir_all(&target).map_err(|source| FirmwareError::File {
+        path: target.clone(),
+        source,
+    })?;
     // All boards share one target folder and so most of what is compiled, but cargo puts every board's ELF at the same
     // place. Nobody else may build until it is copied from there.
     let _lock = lock(&target.join("espalier.lock"))?;
     compile(board, &toolchain, &source, &target)?;
-    let built = target.join(&board.target).join("firmware/espalier-firmware");
+    let built = target
+        .join(&board.target)
+        .join("firmware/espalier-firmware");
     keep(&built, &target.join(format!("{}.elf", board.name)))
 }
 
 /// A folder of its own, so that the cargo that runs this program does not stand in the way.
 fn target_folder(source: &Path) -> Result<PathBuf, FirmwareError> {
-    let outer = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| source.join("../target"), PathBuf::from);
+    let outer = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| source.join("../target"), PathBuf::from);
     let folder = outer.join("chip");
-    std::path::absolute(&folder).map_err(|source| FirmwareError::File { path: folder, source })
+    std::path::absolute(&folder).map_err(|source| FirmwareError::File {
+        path: folder,
+        source,
+    })
 }
 
 fn lock(path: &Path) -> Result<File, FirmwareError> {
     let locked = File::create(path).and_then(|file| file.lock().map(|()| file));
-    locked.map_err(|source| FirmwareError::File { path: path.to_owned(), source })
+    locked.map_err(|source| FirmwareError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
-fn compile(board: &Board, toolchain: &Toolchain, source: &Path, target: &Path) -> Result<(), FirmwareError> {
+fn compile(
+    board: &Board,
+    toolchain: &Toolchain,
+    source: &Path,
+    target: &Path,
+) -> Result<(), FirmwareError> {
     tracing::info!("building the firmware for {}", board.name);
     let mut cargo = toolchain.cargo_build(&board.target, &board.cpu);
-    cargo.args(["--profile", "firmware", "--features", board.name]).current_dir(source);
+    cargo
+        .args(["--profile", "firmware", "--features", board.name])
+        .current_dir(source);
     cargo.arg("--target-dir").arg(target);
     let output = cargo.output().map_err(|source| FirmwareError::Cargo {
         program: cargo.get_program().to_string_lossy().into_owned(),
         source,
     })?;
     let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() { Ok(()) } else { Err(FirmwareError::Compile { board: board.name, tail: tail(&said, 40) }) }
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(FirmwareError::Compile {
+            board: board.name,
+            tail: tail(&said, 40),
+        })
+    }
 }
 
 /// Copies by renaming, so that whoever reads the old file keeps it whole.
 fn keep(built: &Path, kept: &Path) -> Result<PathBuf, FirmwareError> {
     let fresh = kept.with_extension("new");
-    fs::copy(built, &fresh).map_err(|source| FirmwareError::File { path: built.to_owned(), source })?;
-    fs::rename(&fresh, kept).map_err(|source| FirmwareError::File { path: kept.to_owned(), source })?;
+    fs::copy(built, &fresh).map_err(|source| FirmwareError::File {
+        path: built.to_owned(),
+        source,
+    })?;
+    fs::rename(&fresh, kept).map_err(|source| FirmwareError::File {
+        path: kept.to_owned(),
+        source,
+    })?;
     Ok(kept.to_owned())
 }
 
@@ -119,7 +151,12 @@ mod tests {
 
     #[test]
     fn the_source_lies_beside_the_trainer() {
-        assert!(source().unwrap().join("boards/mps2-an386/board.toml").is_file());
+        assert!(
+            source()
+                .unwrap()
+                .join("boards/mps2-an386/board.toml")
+                .is_file()
+        );
     }
 
     #[test]
@@ -143,7 +180,9 @@ mod tests {
     #[test]
     fn missing_output_names_the_file() {
         let folder = tempfile::tempdir().unwrap();
-        let message = keep(&folder.path().join("nothing"), &folder.path().join("elf")).unwrap_err().to_string();
+        let message = keep(&folder.path().join("nothing"), &folder.path().join("elf"))
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("nothing"), "{message}");
     }
 }

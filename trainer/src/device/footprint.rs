@@ -27,7 +27,9 @@ pub enum FootprintError {
     #[error("the firmware is no ELF file that can be read: {0}")]
     Unreadable(#[from] object::Error),
     /// A symbol is missing.
-    #[error("the ELF file has no symbol `{0}`: it is no firmware of espalier, or its symbols were stripped")]
+    #[error(
+        "the ELF file has no symbol `{0}`: it is no firmware of espalier, or its symbols were stripped"
+    )]
     NoSymbol(&'static str),
 }
 
@@ -35,11 +37,16 @@ impl Footprint {
     /// Measures an ELF file.
     pub fn of_elf(elf: &[u8]) -> Result<Self, FootprintError> {
         let file = File::parse(elf)?;
-        let mut footprint = Self { arena: symbol(&file, ARENA)?.bytes, ..Self::default() };
+        let mut footprint = Self {
+            arena: symbol(&file, ARENA)?.bytes,
+            ..Self::default()
+        };
         for section in file.sections() {
             match section.kind() {
                 SectionKind::Text => footprint.code += section.size(),
-                SectionKind::ReadOnlyData | SectionKind::ReadOnlyString => footprint.constants += section.size(),
+                SectionKind::ReadOnlyData | SectionKind::ReadOnlyString => {
+                    footprint.constants += section.size()
+                }
                 SectionKind::Data => footprint.data += section.size(),
                 SectionKind::UninitializedData => footprint.zeroed += section.size(),
                 _ => {}
@@ -71,7 +78,10 @@ pub(super) struct Symbol {
 pub(super) fn symbol(file: &File, name: &'static str) -> Result<Symbol, FootprintError> {
     let found = file.symbols().find(|symbol| symbol.name() == Ok(name));
     found
-        .map(|symbol| Symbol { address: symbol.address(), bytes: symbol.size() })
+        .map(|symbol| Symbol {
+            address: symbol.address(),
+            bytes: symbol.size(),
+        })
         .ok_or(FootprintError::NoSymbol(name))
 }
 
@@ -109,7 +119,14 @@ mod tests {
         for (kind, flags, size) in sections {
             header(*kind, *flags, HEADER, *size, 0, 0);
         }
-        header(2, 0, symbols_at, symbols.len() as u32, u32::from(count) - 1, 16);
+        header(
+            2,
+            0,
+            symbols_at,
+            symbols.len() as u32,
+            u32::from(count) - 1,
+            16,
+        );
         header(3, 0, names_at, names.len() as u32, 0, 0);
         file
     }
@@ -128,14 +145,22 @@ mod tests {
             (1, 0, 9),
         ];
         let footprint = Footprint::of_elf(&elf(&sections, ARENA)).unwrap();
-        let expected = Footprint { code: 40, constants: 12, data: 4, zeroed: 0x30, arena: 0x100 };
+        let expected = Footprint {
+            code: 40,
+            constants: 12,
+            data: 4,
+            zeroed: 0x30,
+            arena: 0x100,
+        };
         assert_eq!(footprint, expected);
         assert_eq!((footprint.flash(), footprint.statics()), (56, 52));
     }
 
     #[test]
     fn a_program_without_an_arena_is_no_firmware() {
-        let message = Footprint::of_elf(&elf(&[], "main")).unwrap_err().to_string();
+        let message = Footprint::of_elf(&elf(&[], "main"))
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("ESPALIER_ARENA"), "{message}");
         assert!(Footprint::of_elf(b"nothing").is_err());
     }

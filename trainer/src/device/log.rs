@@ -7,7 +7,9 @@ pub struct Words(Table);
 
 /// The ELF has no defmt log in it that this can read.
 #[derive(Debug, thiserror::Error)]
-#[error("the firmware's ELF has no defmt log that this version reads ({reason}): build it again with `espalier run`")]
+#[error(
+    "the firmware's ELF has no defmt log that this version reads ({reason}): build it again with `espalier run`"
+)]
 pub struct WordsError {
     /// What the decoder says.
     reason: String,
@@ -18,14 +20,21 @@ impl Words {
     pub fn from_elf(elf: &[u8]) -> Result<Self, WordsError> {
         match Table::parse(elf) {
             Ok(Some(table)) => Ok(Self(table)),
-            Ok(None) => Err(WordsError { reason: "no section .defmt".to_owned() }),
-            Err(error) => Err(WordsError { reason: error.to_string() }),
+            Ok(None) => Err(WordsError {
+                reason: "no section .defmt".to_owned(),
+            }),
+            Err(error) => Err(WordsError {
+                reason: error.to_string(),
+            }),
         }
     }
 
     /// Reads one stream.
     pub fn decoder(&self) -> Decoder<'_> {
-        Decoder { stream: self.0.new_stream_decoder(), recovers: self.0.encoding().can_recover() }
+        Decoder {
+            stream: self.0.new_stream_decoder(),
+            recovers: self.0.encoding().can_recover(),
+        }
     }
 
     /// Reads a whole stream at once.
@@ -62,8 +71,12 @@ impl Decoder<'_> {
 
 /// `TIME LEVEL message`, the time only if the firmware has a clock for its log.
 fn line(frame: &Frame) -> String {
-    let time = frame.display_timestamp().map_or_else(String::new, |time| format!("{time} "));
-    let level = frame.level().map_or_else(String::new, |level| format!("{} ", level.as_str()));
+    let time = frame
+        .display_timestamp()
+        .map_or_else(String::new, |time| format!("{time} "));
+    let level = frame
+        .level()
+        .map_or_else(String::new, |level| format!("{} ", level.as_str()));
     format!("{time}{level}{}", frame.display_message())
 }
 

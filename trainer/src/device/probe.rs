@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use probe_rs::flashing::{
-    DownloadOptions, ElfLoader, ElfOptions, FileDownloadError, FlashError, FlashProgress, ProgressEvent, ProgressOperation,
+    DownloadOptions, ElfLoader, ElfOptions, FileDownloadError, FlashError, FlashProgress,
+    ProgressEvent, ProgressOperation,
 };
 use probe_rs::probe::list::{Accessibility, Lister};
 use probe_rs::probe::{DebugProbeError, DebugProbeSelector};
@@ -41,7 +42,9 @@ pub struct Flash<'o> {
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// The board only exists in the emulator.
-    #[error("{0} is an emulated board: use `espalier run`, or choose a board whose board.toml has a [probe]")]
+    #[error(
+        "{0} is an emulated board: use `espalier run`, or choose a board whose board.toml has a [probe]"
+    )]
     NotReal(&'static str),
     /// The board has no room for the model.
     #[error(transparent)]
@@ -69,7 +72,9 @@ pub enum ProbeError {
     #[error("the debug probe does not open ({0}): does another program use it?")]
     Open(#[from] DebugProbeError),
     /// The chip does not answer, or stopped to.
-    #[error("the chip does not answer ({0}): check its power, the cable, and that it is the one that board.toml names")]
+    #[error(
+        "the chip does not answer ({0}): check its power, the cable, and that it is the one that board.toml names"
+    )]
     Chip(#[from] probe_rs::Error),
     /// The ELF does not go into flash.
     #[error("the firmware can not be flashed: {0}")]
@@ -92,7 +97,9 @@ pub enum ProbeError {
     #[error(transparent)]
     Elf(#[from] FootprintError),
     /// The log does not come.
-    #[error("the firmware's log can not be read ({0}): did the firmware start? Press reset and try again")]
+    #[error(
+        "the firmware's log can not be read ({0}): did the firmware start? Press reset and try again"
+    )]
     Log(#[from] rtt::Error),
     /// The firmware stopped before it was done.
     #[error("the firmware stopped: {0:?}; its log says why")]
@@ -101,12 +108,17 @@ pub enum ProbeError {
     #[error("the firmware was not done {0}; its log shows how far it came")]
     NotDone(&'static str),
     /// The firmware left no report that can be read.
-    #[error("the firmware's report can not be read: the firmware is of another version, build it again")]
+    #[error(
+        "the firmware's report can not be read: the firmware is of another version, build it again"
+    )]
     NoReport,
 }
 
 fn wanted(chosen: &Option<String>) -> String {
-    chosen.as_ref().map_or_else(|| "was found".to_owned(), |chosen| format!("is --probe {chosen}"))
+    chosen.as_ref().map_or_else(
+        || "was found".to_owned(),
+        |chosen| format!("is --probe {chosen}"),
+    )
 }
 
 fn connected_ones(probes: &[String]) -> String {
@@ -119,7 +131,11 @@ fn connected_ones(probes: &[String]) -> String {
 }
 
 fn indented(lines: &[String]) -> String {
-    lines.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+    lines
+        .iter()
+        .map(|line| format!("  {line}"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Flashes the firmware and the model, starts it, hands over each line of its log, and gives its report.
@@ -132,32 +148,56 @@ pub fn flash(
     options: &Flash,
     on_log: &mut dyn FnMut(&str),
 ) -> Result<Report, ProbeError> {
-    let chip = &board.probe.as_ref().ok_or(ProbeError::NotReal(board.name))?.chip;
+    let chip = &board
+        .probe
+        .as_ref()
+        .ok_or(ProbeError::NotReal(board.name))?
+        .chip;
     board.admit_file(model.len())?;
-    let elf = fs::read(elf).map_err(|source| ProbeError::File { path: elf.display().to_string(), source })?;
+    let elf = fs::read(elf).map_err(|source| ProbeError::File {
+        path: elf.display().to_string(),
+        source,
+    })?;
     let words = Words::from_elf(&elf)?;
     let places = Places::of_elf(&elf)?;
     let mut session = open(options.probe)?.attach(chip.as_str(), Permissions::new())?;
     write(&mut session, board, &elf, model, options.progress)?;
-    let mut listener = Listener { places, decoder: words.decoder(), on_log };
+    let mut listener = Listener {
+        places,
+        decoder: words.decoder(),
+        on_log,
+    };
     listener.listen(&mut session.core(0)?, options)
 }
 
 /// The descriptions of all connected probes.
 pub fn connected() -> Vec<String> {
-    Lister::new().list_all().iter().map(ToString::to_string).collect()
+    Lister::new()
+        .list_all()
+        .iter()
+        .map(ToString::to_string)
+        .collect()
 }
 
 fn open(selector: Option<&str>) -> Result<probe_rs::probe::Probe, ProbeError> {
-    let wanted = selector.map(|text| DebugProbeSelector::from_str(text).map_err(|_| ProbeError::Selector(text.to_owned())));
+    let wanted = selector.map(|text| {
+        DebugProbeSelector::from_str(text).map_err(|_| ProbeError::Selector(text.to_owned()))
+    });
     let wanted = wanted.transpose()?;
     let probes = Lister::new().list_all_with_access();
     let fits = |index: usize| {
-        wanted.as_ref().is_none_or(|wanted| probes.get(index).is_some_and(|probe| wanted.matches_probe(&probe.info)))
+        wanted.as_ref().is_none_or(|wanted| {
+            probes
+                .get(index)
+                .is_some_and(|probe| wanted.matches_probe(&probe.info))
+        })
     };
     let names: Vec<String> = probes.iter().map(|probe| probe.info.to_string()).collect();
     let index = choose(&names, fits, selector)?;
-    let probe = probes.get(index).ok_or_else(|| ProbeError::NoProbe { chosen: None, connected: names.clone() })?;
+    let probe = probes.get(index).ok_or_else(|| ProbeError::NoProbe {
+        chosen: None,
+        connected: names.clone(),
+    })?;
     if probe.accessibility == Accessibility::PermissionDenied {
         return Err(ProbeError::Denied(probe.info.to_string()));
     }
@@ -165,22 +205,45 @@ fn open(selector: Option<&str>) -> Result<probe_rs::probe::Probe, ProbeError> {
 }
 
 /// The index of the only one that fits.
-fn choose(names: &[String], fits: impl Fn(usize) -> bool, chosen: Option<&str>) -> Result<usize, ProbeError> {
+fn choose(
+    names: &[String],
+    fits: impl Fn(usize) -> bool,
+    chosen: Option<&str>,
+) -> Result<usize, ProbeError> {
     let fitting: Vec<usize> = (0..names.len()).filter(|&index| fits(index)).collect();
     match fitting[..] {
         [only] => Ok(only),
-        [] => Err(ProbeError::NoProbe { chosen: chosen.map(str::to_owned), connected: names.to_vec() }),
+        [] => Err(ProbeError::NoProbe {
+            chosen: chosen.map(str::to_owned),
+            connected: names.to_vec(),
+        }),
         _ => {
-            let some = names.iter().enumerate().filter(|(index, _)| fitting.contains(index));
-            Err(ProbeError::ManyProbes(some.map(|(_, name)| name.clone()).collect()))
+            let some = names
+                .iter()
+                .enumerate()
+                .filter(|(index, _)| fitting.contains(index));
+            Err(ProbeError::ManyProbes(
+                some.map(|(_, name)| name.clone()).collect(),
+            ))
         }
     }
 }
 
 /// Writes both to flash and compares what is there then.
-fn write(session: &mut Session, board: &Board, elf: &[u8], model: &[u8], progress: bool) -> Result<(), ProbeError> {
+fn write(
+    session: &mut Session,
+    board: &Board,
+    elf: &[u8],
+    model: &[u8],
+    progress: bool,
+) -> Result<(), ProbeError> {
     let mut loader = session.target().flash_loader();
-    loader.load_image(session, &mut Cursor::new(elf), ElfLoader(ElfOptions::default()), None)?;
+    loader.load_image(
+        session,
+        &mut Cursor::new(elf),
+        ElfLoader(ElfOptions::default()),
+        None,
+    )?;
     loader.add_data(board.model.address.into(), model)?;
     let mut options = DownloadOptions::new();
     options.verify = true;
@@ -196,7 +259,9 @@ fn bars() -> FlashProgress<'static> {
     let mut totals = [0; 4];
     let mut bar = ProgressBar::hidden();
     FlashProgress::new(move |event| match event {
-        ProgressEvent::AddProgressBar { operation, total } => totals[step(operation).0] += total.unwrap_or(0),
+        ProgressEvent::AddProgressBar { operation, total } => {
+            totals[step(operation).0] += total.unwrap_or(0)
+        }
         ProgressEvent::Started(operation) => {
             let (index, name) = step(operation);
             bar = ProgressBar::new(totals[index]).with_message(name);
@@ -205,7 +270,9 @@ fn bars() -> FlashProgress<'static> {
         ProgressEvent::Finished(_) => bar.finish(),
         ProgressEvent::Failed(_) => bar.abandon(),
         ProgressEvent::FlashLayoutReady { .. } => {}
-        ProgressEvent::DiagnosticMessage { message } => tracing::debug!("flash algorithm: {message}"),
+        ProgressEvent::DiagnosticMessage { message } => {
+            tracing::debug!("flash algorithm: {message}")
+        }
     })
 }
 
@@ -281,13 +348,18 @@ impl Listener<'_, '_> {
 
     fn hear(&mut self, core: &mut Core, log: &mut Rtt) -> Result<(), ProbeError> {
         let mut buffer = [0; 1024];
-        let Some(channel) = log.up_channel(0) else { return Ok(()) };
+        let Some(channel) = log.up_channel(0) else {
+            return Ok(());
+        };
         loop {
             let count = channel.read(core, &mut buffer)?;
             if count == 0 {
                 return Ok(());
             }
-            self.decoder.lines(buffer.get(..count).unwrap_or_default()).iter().for_each(|line| (self.on_log)(line));
+            self.decoder
+                .lines(buffer.get(..count).unwrap_or_default())
+                .iter()
+                .for_each(|line| (self.on_log)(line));
         }
     }
 
@@ -302,7 +374,9 @@ impl Listener<'_, '_> {
 /// What the firmware's exit code and report come to.
 fn verdict(exit: u8, report: &[u8]) -> Result<Report, ProbeError> {
     match Exit::from_code(exit) {
-        Some(Exit::Success | Exit::SelfTestFailed) => Report::decode(report).ok_or(ProbeError::NoReport),
+        Some(Exit::Success | Exit::SelfTestFailed) => {
+            Report::decode(report).ok_or(ProbeError::NoReport)
+        }
         Some(exit) => Err(ProbeError::Stopped(exit)),
         None => Err(ProbeError::NotDone("when something else halted the chip")),
     }
@@ -314,31 +388,47 @@ mod tests {
     use super::*;
 
     fn names() -> Vec<String> {
-        ["J-Link -- 1366:1015:1", "DAPLink -- 0d28:0204:2"].map(str::to_owned).to_vec()
+        ["J-Link -- 1366:1015:1", "DAPLink -- 0d28:0204:2"]
+            .map(str::to_owned)
+            .to_vec()
     }
 
     #[test]
     fn the_only_probe_that_fits_is_taken() {
         assert_eq!(choose(&names()[..1], |_| true, None).unwrap(), 0);
-        assert_eq!(choose(&names(), |index| index == 1, Some("0d28:0204")).unwrap(), 1);
+        assert_eq!(
+            choose(&names(), |index| index == 1, Some("0d28:0204")).unwrap(),
+            1
+        );
     }
 
     #[test]
     fn without_a_probe_the_hint_is_about_cables_and_permissions() {
         let message = choose(&[], |_| true, None).unwrap_err().to_string();
-        assert!(message.contains("cable") && message.contains("udev"), "{message}");
+        assert!(
+            message.contains("cable") && message.contains("udev"),
+            "{message}"
+        );
     }
 
     #[test]
     fn a_probe_that_is_not_there_lists_those_that_are() {
-        let message = choose(&names(), |_| false, Some("dead:beef")).unwrap_err().to_string();
-        assert!(message.contains("--probe dead:beef") && message.contains("0d28:0204:2"), "{message}");
+        let message = choose(&names(), |_| false, Some("dead:beef"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("--probe dead:beef") && message.contains("0d28:0204:2"),
+            "{message}"
+        );
     }
 
     #[test]
     fn of_several_probes_one_must_be_chosen() {
         let message = choose(&names(), |_| true, None).unwrap_err().to_string();
-        assert!(message.contains("1366:1015:1") && message.contains("0d28:0204:2"), "{message}");
+        assert!(
+            message.contains("1366:1015:1") && message.contains("0d28:0204:2"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -351,19 +441,42 @@ mod tests {
     fn an_emulated_board_is_not_flashed() {
         let board = Board::named("mps2-an386").unwrap();
         let stop = AtomicBool::new(false);
-        let options = Flash { probe: None, limit: Duration::ZERO, stop: &stop, progress: false };
+        let options = Flash {
+            probe: None,
+            limit: Duration::ZERO,
+            stop: &stop,
+            progress: false,
+        };
         let error = flash(&board, Path::new("none.elf"), &[], &options, &mut |_| {}).unwrap_err();
         assert!(error.to_string().contains("espalier run"), "{error}");
     }
 
     #[test]
     fn the_verdict_is_a_report_or_a_reason() {
-        let report = Report { self_tests: 3, self_test_failures: 1, inferences: 0, ticks: 9, stack_bytes: 8 };
+        let report = Report {
+            self_tests: 3,
+            self_test_failures: 1,
+            inferences: 0,
+            ticks: 9,
+            stack_bytes: 8,
+        };
         let mut bytes = [0; Report::MAX_BYTES];
         report.encode(&mut bytes);
-        assert_eq!(verdict(Exit::SelfTestFailed.code(), &bytes).unwrap(), report);
-        assert!(matches!(verdict(Exit::Crashed.code(), &bytes), Err(ProbeError::Stopped(Exit::Crashed))));
-        assert!(matches!(verdict(Exit::RUNNING, &bytes), Err(ProbeError::NotDone(_))));
-        assert!(matches!(verdict(Exit::Success.code(), &[]), Err(ProbeError::NoReport)));
+        assert_eq!(
+            verdict(Exit::SelfTestFailed.code(), &bytes).unwrap(),
+            report
+        );
+        assert!(matches!(
+            verdict(Exit::Crashed.code(), &bytes),
+            Err(ProbeError::Stopped(Exit::Crashed))
+        ));
+        assert!(matches!(
+            verdict(Exit::RUNNING, &bytes),
+            Err(ProbeError::NotDone(_))
+        ));
+        assert!(matches!(
+            verdict(Exit::Success.code(), &[]),
+            Err(ProbeError::NoReport)
+        ));
     }
 }

@@ -34,13 +34,17 @@ impl Default for ExportOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// Scales too far apart for a 31-bit factor.
-    #[error("layer `{layer}`: its scales are too far apart for int8; train it for longer or with a smaller rate")]
+    #[error(
+        "layer `{layer}`: its scales are too far apart for int8; train it for longer or with a smaller rate"
+    )]
     Factor {
         /// The layer.
         layer: String,
     },
     /// A weight or a range that is no finite number.
-    #[error("layer `{layer}` holds a number that is not finite: the checkpoint is damaged or its training diverged")]
+    #[error(
+        "layer `{layer}` holds a number that is not finite: the checkpoint is damaged or its training diverged"
+    )]
     NotFinite {
         /// The layer.
         layer: String,
@@ -126,7 +130,12 @@ fn block(
             let Some(folded) = checkpoint.folded(node) else {
                 return Ok(Block::None); // a checkpoint has the tensors of its layers
             };
-            if !folded.weights.iter().chain(&folded.bias).all(|w| w.is_finite()) {
+            if !folded
+                .weights
+                .iter()
+                .chain(&folded.bias)
+                .all(|w| w.is_finite())
+            {
                 return Err(ExportError::NotFinite { layer: layer() });
             }
             let channels = Channels::quantise(&folded, &node.layer, input);

@@ -211,4 +211,3 @@ fn write_header(file: &mut [u8], descriptor: usize) -> Result<(), WriteError> {
     file[CRC_RANGE].copy_from_slice(&crc.to_le_bytes());
     Ok(())
 }
-

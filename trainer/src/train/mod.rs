@@ -53,8 +53,8 @@ pub struct TrainOptions {
 }
 
 impl Default for TrainOptions {
-    /// For some twenty pictures of each class: chosen by cross-validation
-    /// within the 200 training pictures of `examples/fashion`.
+    /// For some twenty pictures of each class. Cross-validation within the 200
+    /// training pictures of `examples/fashion` found nothing clearly better.
     fn default() -> Self {
         Self {
             epochs: 100,
