@@ -764,30 +764,4 @@ mod tests {
         );
         assert!(toml::from_str::<Augmentation>("rotation = 15").is_err());
     }
-
-    /// `cargo test --release -- --ignored --nocapture speed`
-    #[test]
-    #[ignore = "measures, and tells nothing without --release"]
-    fn speed() {
-        for shape in [
-            SHAPE,
-            PictureShape {
-                height: 96,
-                width: 96,
-                channels: 3,
-            },
-        ] {
-            let (picture, mut out) = (noise(shape), vec![0; shape.bytes()]);
-            let count = 40_000_000 / shape.bytes() as u64;
-            let start = std::time::Instant::now();
-            for index in 0..count {
-                every().apply(&picture, shape, Border::Fill(0), draw(index), &mut out);
-                std::hint::black_box(&out);
-            }
-            println!(
-                "{shape}: {:.0} a second",
-                count as f64 / start.elapsed().as_secs_f64()
-            );
-        }
-    }
 }

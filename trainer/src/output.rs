@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::io::{IsTerminal, Write, stderr};
 use std::process::ExitCode;
 
-use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{ContentArrangement, Table, presets::UTF8_BORDERS_ONLY};
 use serde::Serialize;
 
 /// What a command gives: words by `Display`, JSON by `Serialize`.
@@ -47,7 +47,7 @@ fn print<R: Report>(report: &R, json: bool) -> std::io::Result<()> {
 pub fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table
-        .load_preset(UTF8_HORIZONTAL_ONLY)
+        .load_preset(UTF8_BORDERS_ONLY)
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header);
     table
