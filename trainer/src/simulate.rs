@@ -1,5 +1,7 @@
 //! The int8 engine on the host: the code and the bytes of the chip.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 use shared::{Engine, Model};
 
@@ -9,7 +11,7 @@ use crate::score::Score;
 /// A data set that a model cannot answer.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum SimulateError {
-    /// Other classes, or the same in another order.
+    /// Other classes.
     #[error(
         "the model's classes are {model} and the data's are {data}; use the data it was trained for"
     )]
@@ -64,19 +66,35 @@ pub fn inputs(model: &Model, dataset: &Dataset) -> Vec<i8> {
     inputs
 }
 
-/// Answers every picture and compares with the labels.
+/// Answers every picture and compares with the labels. The data may have the
+/// model's classes in another order.
 pub fn simulate(model: &Model, dataset: &Dataset) -> Result<Score, SimulateError> {
+    let dataset = in_order_of(model, dataset)?;
+    let answers = answers(model, &outputs(model, &dataset));
+    Ok(Score::new(&dataset, &answers))
+}
+
+/// The data with labels that count as the model's outputs do.
+fn in_order_of<'d>(model: &Model, dataset: &'d Dataset) -> Result<Cow<'d, Dataset>, SimulateError> {
     let names: Vec<&str> = model.class_names().collect();
-    if !names.is_empty() && names != dataset.classes {
+    if names.is_empty() || names == dataset.classes {
+        return Ok(Cow::Borrowed(dataset));
+    }
+    let position = |class: &String| names.iter().position(|name| name == class);
+    let positions: Option<Vec<usize>> = dataset.classes.iter().map(position).collect();
+    let same_number = |positions: &Vec<usize>| positions.len() == names.len();
+    let Some(positions) = positions.filter(same_number) else {
         return Err(SimulateError::Classes {
             model: names.join(", "),
             data: dataset.classes.join(", "),
         });
+    };
+    let mut dataset = dataset.clone();
+    dataset.classes = names.iter().map(|&name| name.to_owned()).collect();
+    for picture in &mut dataset.pictures {
+        picture.label = positions[picture.label];
     }
-    Ok(Score::new(
-        dataset,
-        &answers(model, &outputs(model, dataset)),
-    ))
+    Ok(Cow::Owned(dataset))
 }
 
 /// The class that each output names.
