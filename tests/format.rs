@@ -613,7 +613,7 @@ fn any_change() -> impl Strategy<Value = (bool, Index, u8)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
     fn random_models_come_back(file in any_model()) {

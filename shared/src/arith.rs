@@ -53,6 +53,8 @@ impl Multiplier {
 
     /// `x` times the factor, rounded twice (gemmlowp's
     /// `SaturatingRoundingDoublingHighMul`, then its `RoundingDivideByPOT`).
+    /// `x * 2^shift` wraps where it leaves 32 bits, which no accumulator of a
+    /// sensible model does.
     pub const fn apply(self, x: i32) -> i32 {
         let (left, right) = if self.shift > 0 {
             (self.shift as u32, 0)

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use comfy_table::{ContentArrangement, Table, presets::UTF8_BORDERS_ONLY};
 use serde::Serialize;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 /// What a command gives: words by `Display`, JSON by `Serialize`.
 pub trait Report: Serialize + Display {
@@ -66,19 +68,24 @@ pub fn thousands(number: impl Into<u64>) -> String {
     text
 }
 
-/// Logs warnings and, with each `-v`, more.
+/// Logs our warnings and, with each `-v`, more; of other crates only errors,
+/// unless everything is asked for.
 pub fn log_to_standard_error(verbose: u8) {
-    let level = match verbose {
-        0 => tracing::Level::WARN,
-        1 => tracing::Level::INFO,
-        _ => tracing::Level::DEBUG,
+    let (ours, others) = match verbose {
+        0 => (LevelFilter::WARN, LevelFilter::ERROR),
+        1 => (LevelFilter::INFO, LevelFilter::WARN),
+        _ => (LevelFilter::DEBUG, LevelFilter::DEBUG),
     };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
+    let filter = Targets::new()
+        .with_target("espalier", ours)
+        .with_default(others);
+    let layer = tracing_subscriber::fmt::layer()
         .with_writer(stderr)
         .with_ansi(stderr().is_terminal())
         .without_time()
-        .with_target(false)
+        .with_target(false);
+    tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
         .init();
 }
 

@@ -1,6 +1,6 @@
 //! Convolution.
 
-use super::{ConvParams, Input, Output, dot, overlap};
+use super::{ConvParams, Input, Output, dot, slide};
 use crate::layer::Window;
 
 /// `out[y, x, o] = clamp(zp + m_o * (bias_o + sum (in - zp_in) * w[o, ky, kx, i]))`,
@@ -12,30 +12,17 @@ pub fn conv2d(window: Window, input: Input, params: ConvParams, output: Output) 
     let row = input.shape.width() * channels;
     let kernel_row = window.kernel.width() * channels;
     let fan_in = window.kernel.height() * kernel_row;
-    let (top, left) = window.padding_before(input.shape);
     let zero_point = input.zero_point as i16;
-    let mut pixels = output.data.chunks_exact_mut(output.shape.channels());
 
-    for y in 0..output.shape.height() {
-        let rows = overlap(
-            y,
-            window.stride.height(),
-            top,
-            window.kernel.height(),
-            input.shape.height(),
-        );
-        for x in 0..output.shape.width() {
-            let columns = overlap(
-                x,
-                window.stride.width(),
-                left,
-                window.kernel.width(),
-                input.shape.width(),
-            );
+    slide(
+        window,
+        input.shape,
+        output.data,
+        output.shape,
+        |pixel, rows, columns| {
             let run = columns.input.len() * channels;
             let input_start = rows.input.start * row + columns.input.start * channels;
             let weight_start = rows.kernel_start * kernel_row + columns.kernel_start * channels;
-            let Some(pixel) = pixels.next() else { return };
             let filters = params.weights.chunks_exact(fan_in).zip(params.channels());
             for (out, (filter, (bias, multiplier))) in pixel.iter_mut().zip(filters) {
                 let mut sum = bias;
@@ -48,10 +35,9 @@ pub fn conv2d(window: Window, input: Input, params: ConvParams, output: Output) 
                         &filter[weights..weights + run],
                     );
                 }
-                *out = output
-                    .clamp
-                    .apply(multiplier.apply(sum).saturating_add(output.zero_point));
+                let scaled = multiplier.apply(sum).saturating_add(output.zero_point);
+                *out = output.clamp.apply(scaled);
             }
-        }
-    }
+        },
+    );
 }

@@ -14,7 +14,7 @@ pub mod softmax;
 use core::ops::Range;
 
 use crate::arith::{Clamp, Multiplier};
-use crate::layer::Shape;
+use crate::layer::{Shape, Window};
 
 /// A tensor to read.
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +116,29 @@ fn overlap(index: usize, stride: usize, before: usize, kernel: usize, input: usi
     Overlap {
         input: first - before..last - before,
         kernel_start: first - start,
+    }
+}
+
+/// Slides a window over an input: `each` gets the output's channels at one
+/// position, and the rows and columns of the input that its window covers.
+#[inline]
+fn slide(
+    window: Window,
+    input: Shape,
+    output: &mut [i8],
+    output_shape: Shape,
+    mut each: impl FnMut(&mut [i8], &Overlap, &Overlap),
+) {
+    let (kernel, stride) = (window.kernel, window.stride);
+    let (top, left) = window.padding_before(input);
+    let mut pixels = output.chunks_exact_mut(output_shape.channels());
+    for y in 0..output_shape.height() {
+        let rows = overlap(y, stride.height(), top, kernel.height(), input.height());
+        for x in 0..output_shape.width() {
+            let columns = overlap(x, stride.width(), left, kernel.width(), input.width());
+            let Some(pixel) = pixels.next() else { return };
+            each(pixel, &rows, &columns);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Pooling. Input and output have one scale and zero point, so values pass
 //! through unscaled.
 
-use super::{Input, Output, overlap};
+use super::{Input, Output, slide};
 use crate::layer::Window;
 
 /// Largest element of each window.
@@ -30,23 +30,14 @@ fn pool2d(
     step: impl Fn(i32, i32) -> i32,
     finish: impl Fn(i32, i32) -> i32,
 ) {
-    let channels = input.shape.channels();
-    let width = input.shape.width();
-    let (top, left) = window.padding_before(input.shape);
-    let mut pixels = output.data.chunks_exact_mut(channels);
-
-    for y in 0..output.shape.height() {
-        let rows = overlap(
-            y,
-            window.stride.height(),
-            top,
-            window.kernel.height(),
-            input.shape.height(),
-        );
-        for x in 0..output.shape.width() {
-            let columns = overlap(x, window.stride.width(), left, window.kernel.width(), width);
+    let (width, channels) = (input.shape.width(), input.shape.channels());
+    slide(
+        window,
+        input.shape,
+        output.data,
+        output.shape,
+        |pixel, rows, columns| {
             let count = (rows.input.len() * columns.input.len()).max(1) as i32;
-            let Some(pixel) = pixels.next() else { return };
             for (channel, out) in pixel.iter_mut().enumerate() {
                 let mut folded = start;
                 for iy in rows.input.clone() {
@@ -57,6 +48,6 @@ fn pool2d(
                 }
                 *out = output.clamp.apply(finish(folded, count));
             }
-        }
-    }
+        },
+    );
 }

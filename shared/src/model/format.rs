@@ -146,7 +146,8 @@ pub fn clamp_of(activation: Activation, quant: Quant) -> Clamp {
         Activation::None => (i8::MIN, i8::MAX),
         Activation::Relu => (quant.zero_point, i8::MAX),
         Activation::Relu6 => {
-            let steps = (6.0 / quant.scale).min(255.0);
+            // Called before the scale has been checked, so it may be anything.
+            let steps = (6.0 / quant.scale).clamp(0.0, 255.0);
             let whole = steps as i32;
             let six = whole + i32::from(steps - whole as f32 >= 0.5);
             let max = (i32::from(quant.zero_point) + six).min(i32::from(i8::MAX));
@@ -154,4 +155,98 @@ pub fn clamp_of(activation: Activation, quant: Quant) -> Clamp {
         }
     };
     Clamp { min, max }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::{Add, Conv2d, Dense, DepthwiseConv2d, MAX_FAN_IN, Padding, Pool2d, Size2};
+    use core::num::{NonZeroU8, NonZeroU16};
+
+    #[test]
+    fn tags_keep_their_numbers() {
+        let kernel = Size2::new(3, 5).unwrap();
+        let stride = Size2::new(2, 1).unwrap();
+        let (padding, activation) = (Padding::Same, Activation::Relu6);
+        let pool = |stride| Pool2d {
+            kernel,
+            stride,
+            padding,
+            activation,
+        };
+        let layers: [(Layer, &[u8]); 10] = [
+            (
+                Layer::Conv2d(Conv2d {
+                    filters: NonZeroU16::new(300).unwrap(),
+                    kernel,
+                    stride,
+                    padding,
+                    activation,
+                }),
+                &[0, 0xAC, 2, 3, 5, 2, 1, 1, 2],
+            ),
+            (
+                Layer::DepthwiseConv2d(DepthwiseConv2d {
+                    multiplier: NonZeroU8::new(200).unwrap(),
+                    kernel,
+                    stride,
+                    padding: Padding::Valid,
+                    activation,
+                }),
+                &[1, 200, 3, 5, 2, 1, 0, 2],
+            ),
+            (
+                Layer::Dense(Dense {
+                    units: NonZeroU16::new(10).unwrap(),
+                    activation: Activation::Relu,
+                }),
+                &[2, 10, 1],
+            ),
+            (Layer::MaxPool2d(pool(None)), &[3, 3, 5, 0, 1, 2]),
+            (
+                Layer::MaxPool2d(pool(Some(stride))),
+                &[3, 3, 5, 1, 2, 1, 1, 2],
+            ),
+            (Layer::AvgPool2d(pool(None)), &[4, 3, 5, 0, 1, 2]),
+            (Layer::GlobalAvgPool2d, &[5]),
+            (
+                Layer::Add(Add {
+                    activation: Activation::None,
+                }),
+                &[6, 0],
+            ),
+            (Layer::Flatten, &[7]),
+            (Layer::Softmax, &[8]),
+        ];
+        for (layer, bytes) in layers {
+            is_encoded_as(layer, bytes);
+        }
+        is_encoded_as(Sources::One(9), &[0, 9]);
+        is_encoded_as(Sources::Two(9, 200), &[1, 9, 200]);
+        is_encoded_as([Resize::Exact, Resize::Stretch, Resize::Crop], &[0, 1, 2]);
+    }
+
+    fn is_encoded_as(value: impl Serialize, bytes: &[u8]) {
+        let mut buffer = [0; 16];
+        assert_eq!(postcard::to_slice(&value, &mut buffer).unwrap(), bytes);
+    }
+
+    #[test]
+    fn no_offset_overflows_32_bits() {
+        let largest_block = 65_535 * (MAX_FAN_IN as u64 + 12) + 4;
+        let end = MAX_FILE as u64 + largest_block + 2 * ALIGN as u64;
+        assert!(end <= u64::from(u32::MAX));
+        // Before its products are counted, a convolution may ask for this many.
+        assert!(255 * 255 * 65_535 <= u64::from(u32::MAX));
+    }
+
+    #[test]
+    fn no_scale_overflows_the_clamp() {
+        for scale in [-1e-38, -0.0, 0.0, 1e-45, f32::MAX, f32::INFINITY, f32::NAN] {
+            for zero_point in [i8::MIN, 0, i8::MAX] {
+                let clamp = clamp_of(Activation::Relu6, Quant { scale, zero_point });
+                assert!(clamp.min <= clamp.max);
+            }
+        }
+    }
 }
