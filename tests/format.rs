@@ -8,7 +8,7 @@ use std::num::{NonZeroU8, NonZeroU16};
 
 use espalier::quantise::{Block, ModelFile, WriteError, WrittenLayer};
 use espalier_tests::command::workspace;
-use espalier_tests::models::{self, Random, chain, cost, documented, every_kind, random};
+use espalier_tests::models::{Random, chain, cost, documented, every_kind, random};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use shared::arith::MAX_BIAS;
@@ -737,7 +737,7 @@ fn the_documented_bytes_are_what_is_written() {
 
 fn fuzz_seeds() -> Vec<(String, Vec<u8>)> {
     let named = [("every_kind", every_kind()), ("documented", documented())];
-    let small = (0..).map(|seed| (seed, models::random(seed, 1 + seed as usize % 6)));
+    let small = (0..).map(|seed| (seed, random(seed, 1 + seed as usize % 6)));
     let small = small.map(|(seed, file)| (format!("random_{seed}"), file.to_bytes().unwrap()));
     let named = named.map(|(name, file)| (name.to_owned(), file.to_bytes().unwrap()));
     let mut seeds = named.to_vec();

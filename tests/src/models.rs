@@ -71,7 +71,7 @@ pub fn random(seed: u64, layers: usize) -> ModelFile {
     let mut random = Random::new(seed);
     let mut up_to = |most| 1 + random.below(most);
     let input = shape(up_to(9), up_to(9), up_to(5));
-    let mut network = Builder::new(random.next(), input);
+    let mut network = Builder::new(random.number(), input);
     for _ in 0..layers.max(1) {
         network.push_random();
     }
@@ -164,7 +164,7 @@ impl Random {
     }
 
     /// Any number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -173,7 +173,7 @@ impl Random {
 
     /// A number from 0 to `end - 1`.
     pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
+        (self.number() % end as u64) as usize
     }
 
     /// One of a few.
@@ -185,7 +185,7 @@ impl Random {
     pub fn bytes(&mut self, count: usize) -> Vec<i8> {
         match self.below(8) {
             0 => vec![*self.pick(&[i8::MIN, -127, 0, i8::MAX]); count],
-            _ => (0..count).map(|_| self.next() as i8).collect(),
+            _ => (0..count).map(|_| self.number() as i8).collect(),
         }
     }
 
@@ -207,7 +207,7 @@ impl Random {
             },
             zero_point: match self.below(3) {
                 0 => *self.pick(&[i8::MIN, 0, i8::MAX]),
-                _ => self.next() as i8,
+                _ => self.number() as i8,
             },
         }
     }
