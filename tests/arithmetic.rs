@@ -2,6 +2,8 @@
 //! over the golden vectors of `tests/vectors`, whose README says how they were
 //! made.
 
+#![allow(clippy::unwrap_used)] // a test may stop at the first surprise
+
 use std::num::{NonZeroU8, NonZeroU16};
 use std::path::Path;
 

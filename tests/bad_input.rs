@@ -1,6 +1,8 @@
 //! Bad input ends in an error that names file and place, an exit code other
 //! than 0, and nothing half-written.
 
+#![allow(clippy::unwrap_used)] // a test may stop at the first surprise
+
 use std::fs;
 use std::path::Path;
 

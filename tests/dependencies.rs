@@ -1,6 +1,8 @@
 //! What runs on the chip stays small: `shared` and `firmware` depend on nothing
 //! of the trainer's side and on nothing that needs `std`.
 
+#![allow(clippy::unwrap_used)] // a test may stop at the first surprise
+
 use std::collections::BTreeSet;
 use std::process::Command;
 

@@ -1,6 +1,8 @@
 //! The whole path: the example is trained, compressed, written, simulated,
 //! measured and run on emulated chips, by the commands that a user types.
 
+#![allow(clippy::unwrap_used)] // a test may stop at the first surprise
+
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
