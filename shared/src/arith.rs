@@ -76,9 +76,8 @@ pub fn scale(x: i32, factor: f64) -> i32 {
 
 /// round(a * b / 2^31), ties upwards; not for a = b = -2^31. gemmlowp's `SaturatingRoundingDoublingHighMul`.
 pub const fn doubling_high_mul(a: i32, b: i32) -> i32 {
-    let product = a as i64 * b as i64;
-    let nudge = if product >= 0 { 1 << 30 } else { 1 - (1 << 30) };
-    ((product + nudge) / (1 << 31)) as i32
+    // gemmlowp divides, with a nudge by sign; rounding half up is the same.
+    ((a as i64 * b as i64 + (1 << 30)) >> 31) as i32
 }
 
 /// round(x / 2^exponent), ties away from zero; exponent in 0..=31.

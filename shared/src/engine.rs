@@ -4,11 +4,10 @@ use core::ops::Range;
 
 use crate::arith::Clamp;
 use crate::kernels::add::add;
-use crate::kernels::conv2d::conv2d;
-use crate::kernels::dense::dense;
 use crate::kernels::depthwise_conv2d::depthwise_conv2d;
-use crate::kernels::pool2d::{avg_pool2d, max_pool2d};
+use crate::kernels::pool2d::avg_pool2d;
 use crate::kernels::softmax::softmax;
+use crate::kernels::target::{conv2d, dense, max_pool2d};
 use crate::kernels::{Input, Output};
 use crate::layer::Layer;
 use crate::model::{Data, Model, Step, Tensor};
@@ -32,8 +31,7 @@ pub struct Engine<'m, 'a> {
 
 impl<'m, 'a> Engine<'m, 'a> {
     /// Takes the arena, which needs no initial content, or says how large it
-    /// has to be. Word alignment ([`crate::plan::ALIGN`]) is not required by
-    /// the portable kernels.
+    /// has to be. It may start at any address.
     pub fn new(model: &'m Model<'m>, arena: &'a mut [i8]) -> Result<Self, ArenaTooSmall> {
         let (needed, available) = (model.arena_bytes(), arena.len());
         match arena.get_mut(..needed) {
@@ -60,13 +58,14 @@ impl<'m, 'a> Engine<'m, 'a> {
         if matches!(step.layer, Layer::Flatten) {
             return; // the same bytes under another shape
         }
-        let (data_a, data_b, data_out) = split(self.arena, a.range(), b.range(), out.range());
+        let (tensors, scratch) = self.arena.split_at_mut(self.model.scratch_start());
+        let (data_a, data_b, data_out) = split(tensors, a.range(), b.range(), out.range());
         let input = read(a, data_a);
         let output = write(out, step.clamp, data_out);
         let window = step.layer.window(a.shape);
         match (step.layer, window, self.model.data(step)) {
             (Layer::Conv2d(_), Some(window), Data::Conv(params)) => {
-                conv2d(window, input, params, output);
+                conv2d(window, input, params, output, words(scratch));
             }
             (Layer::DepthwiseConv2d(_), Some(window), Data::Conv(params)) => {
                 depthwise_conv2d(window, input, params, output);
@@ -98,6 +97,16 @@ fn write<'a>(tensor: &Tensor, clamp: Clamp, data: &'a mut [i8]) -> Output<'a> {
         clamp,
         data,
     }
+}
+
+/// The aligned words of the scratch; the plan has room for what alignment
+/// skips.
+fn words(scratch: &mut [i8]) -> &mut [u32] {
+    let skipped = scratch.as_ptr().align_offset(align_of::<u32>());
+    let aligned = scratch.get_mut(skipped..).unwrap_or_default();
+    let whole = aligned.len() - aligned.len() % size_of::<u32>();
+    let bytes = aligned.get_mut(..whole).unwrap_or_default();
+    bytemuck::try_cast_slice_mut(bytes).unwrap_or_default()
 }
 
 /// Two ranges to read and one to write; the plan keeps the last apart from the

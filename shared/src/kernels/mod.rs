@@ -1,5 +1,6 @@
 //! Portable reference kernels: plain Rust, compiled for every target, and the
-//! definition of what every faster kernel must compute.
+//! definition of what every faster kernel must compute. [`target`] names the
+//! fastest ones that this target has.
 //!
 //! The caller, [`crate::Engine`], passes slices whose lengths fit the shapes;
 //! [`crate::Model::parse`] has proved that they do.
@@ -8,8 +9,11 @@ pub mod add;
 pub mod conv2d;
 pub mod dense;
 pub mod depthwise_conv2d;
+#[cfg(espalier_dsp)]
+mod dsp;
 pub mod pool2d;
 pub mod softmax;
+pub mod target;
 
 use core::ops::Range;
 
@@ -45,6 +49,9 @@ pub struct Output<'a> {
 pub struct ConvParams<'a> {
     /// Weights, in the order of [`crate::layer::ParamShape`].
     pub weights: &'a [i8],
+    /// The weights and the rest of their block, at least 9 bytes, for kernels
+    /// that read whole words.
+    pub readable: &'a [i8],
     /// One per output channel, in units of input scale x weight scale.
     pub bias: &'a [[u8; 4]],
     /// One mantissa per output channel.
@@ -54,6 +61,20 @@ pub struct ConvParams<'a> {
 }
 
 impl<'a> ConvParams<'a> {
+    /// Bias of an output channel; 0 for one that does not exist.
+    pub fn bias(&self, channel: usize) -> i32 {
+        self.bias
+            .get(channel)
+            .map_or(0, |&bias| i32::from_le_bytes(bias))
+    }
+
+    /// Factor of an output channel; 0 for one that does not exist.
+    pub fn factor(&self, channel: usize) -> Multiplier {
+        let mantissa = self.mantissas.get(channel).copied().unwrap_or_default();
+        let shift = self.shifts.get(channel).copied().unwrap_or_default();
+        Multiplier::trusted(mantissa, shift)
+    }
+
     /// Bias and factor of each output channel, in order.
     pub fn channels(self) -> impl Iterator<Item = (i32, Multiplier)> + use<'a> {
         self.bias

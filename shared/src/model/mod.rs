@@ -104,6 +104,7 @@ pub struct Model<'a> {
     nodes: &'a [u8],
     weights_start: u32,
     tensors: Vec<Tensor, MAX_TENSORS>,
+    scratch_start: u32,
     arena_bytes: u32,
     golden: Golden<'a>,
 }
@@ -122,6 +123,11 @@ impl<'a> Model<'a> {
     /// Bytes of arena that an inference needs.
     pub fn arena_bytes(&self) -> usize {
         self.arena_bytes as usize
+    }
+
+    /// Where in the arena the tensors end and the kernels' scratch begins.
+    pub(crate) fn scratch_start(&self) -> usize {
+        self.scratch_start as usize
     }
 
     /// Layers in the order in which they run.
@@ -196,8 +202,11 @@ impl<'a> Model<'a> {
 
     /// Contents of a layer's block.
     pub fn data(&self, step: &Step) -> Data<'a> {
-        let block = self.file.get(step.block as usize..).unwrap_or_default();
-        if let Some(shape) = self.params(step) {
+        let input = self.tensor(step.inputs[0]).shape;
+        let start = step.block as usize;
+        let bytes = start..start + block_bytes(&step.layer, input);
+        let block = self.file.get(bytes).unwrap_or_default();
+        if let Some(shape) = step.layer.params(input) {
             return split_params(&step.layer, block, shape);
         }
         let (words, _) = block.as_chunks::<4>();
@@ -262,6 +271,7 @@ impl Step {
 /// Cuts a block into its parts. The slices are as long as the shape says where
 /// the block is, which [`Model::parse`] has checked.
 fn split_params<'a>(layer: &Layer, block: &'a [u8], shape: ParamShape) -> Data<'a> {
+    let readable = bytemuck::cast_slice(block);
     let (weights, rest) = split_at(block, shape.weights().next_multiple_of(4));
     let (bias, rest) = split_at(rest, 4 * shape.channels);
     let weights = bytemuck::cast_slice(split_at(weights, shape.weights()).0);
@@ -278,6 +288,7 @@ fn split_params<'a>(layer: &Layer, block: &'a [u8], shape: ParamShape) -> Data<'
     let (shifts, _) = split_at(rest, shape.channels);
     Data::Conv(ConvParams {
         weights,
+        readable,
         bias,
         mantissas: mantissas.as_chunks().0,
         shifts: bytemuck::cast_slice(shifts),

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::*;
 use crate::arith::MAX_BIAS;
+use crate::kernels;
 use crate::plan::{self, Lifetime};
 
 impl<'a> Model<'a> {
@@ -30,6 +31,7 @@ impl<'a> Model<'a> {
             nodes: reader.rest(),
             weights_start: weights_start(header.descriptor_end - HEADER_BYTES) as u32,
             tensors: Vec::new(),
+            scratch_start: 0,
             arena_bytes: 0,
             golden: Golden {
                 seed: head.golden_seed,
@@ -223,7 +225,12 @@ impl<'a> Model<'a> {
         for (tensor, &own) in self.tensors.iter_mut().zip(&owner) {
             tensor.offset = plan.offsets[usize::from(own)];
         }
-        self.arena_bytes = plan.peak;
+        self.scratch_start = plan.peak;
+        let scratch = self.steps().map(|step| {
+            let input = self.tensor(step.inputs[0]).shape;
+            kernels::target::scratch_bytes(&step.layer, input)
+        });
+        self.arena_bytes = plan.peak + scratch.max().unwrap_or(0);
         Ok(())
     }
 }

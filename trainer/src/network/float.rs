@@ -97,7 +97,7 @@ impl FloatNetwork {
     }
 
     /// The output of every node behind its activation, for a batch: numbers in
-    /// the order [picture][row][column][channel].
+    /// the order `[picture][row][column][channel]`.
     pub fn trace(&self, input: Tensor<4>) -> Vec<Vec<f32>> {
         let values = self.values(input, self.layers.len()).into_iter().skip(1);
         values

@@ -198,15 +198,15 @@ pub enum Role {
     /// Weights: convolution [out, in, kh, kw], depthwise [out, 1, kh, kw],
     /// dense [in, out] with the inputs in HWC order.
     Weight,
-    /// Bias, [out].
+    /// Bias, `[out]`.
     Bias,
-    /// Batch normalisation: factor, [out].
+    /// Batch normalisation: factor, `[out]`.
     Gamma,
-    /// Batch normalisation: offset, [out].
+    /// Batch normalisation: offset, `[out]`.
     Beta,
-    /// Batch normalisation: running mean, [out].
+    /// Batch normalisation: running mean, `[out]`.
     Mean,
-    /// Batch normalisation: running variance, [out].
+    /// Batch normalisation: running variance, `[out]`.
     Variance,
 }
 
