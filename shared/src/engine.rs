@@ -7,7 +7,7 @@ use crate::kernels::add::add;
 use crate::kernels::depthwise_conv2d::depthwise_conv2d;
 use crate::kernels::pool2d::avg_pool2d;
 use crate::kernels::softmax::softmax;
-use crate::kernels::target::{conv2d, dense, max_pool2d};
+use crate::kernels::target::{conv2d, conv2d_max_pool2d, dense, max_pool2d};
 use crate::kernels::{Input, Output};
 use crate::layer::Layer;
 use crate::model::{Data, Model, Step, Tensor};
@@ -46,10 +46,35 @@ impl<'m, 'a> Engine<'m, 'a> {
     /// later layers.
     pub fn infer(&mut self, fill: impl FnOnce(&mut [i8])) -> &[i8] {
         fill(&mut self.arena[self.model.input().range()]);
-        for step in self.model.steps() {
-            self.run(&step);
+        let mut steps = self.model.steps();
+        while let Some(step) = steps.next() {
+            if self.model.is_stored(step.output) {
+                self.run(&step);
+            } else if let Some(pool) = steps.next() {
+                self.run_fused(&step, &pool);
+            }
         }
         &self.arena[self.model.output().range()]
+    }
+
+    /// A convolution and the pool behind it, whose input is never stored.
+    fn run_fused(&mut self, conv: &Step, pool: &Step) {
+        let input = self.model.tensor(conv.inputs[0]);
+        let unpooled = self.model.tensor(conv.output).shape;
+        let out = self.model.tensor(pool.output);
+        let (tensors, scratch) = self.arena.split_at_mut(self.model.scratch_start());
+        let (data, _, data_out) = split(tensors, input.range(), input.range(), out.range());
+        let window = conv.layer.window(input.shape);
+        if let (Some(window), Data::Conv(params)) = (window, self.model.data(conv)) {
+            conv2d_max_pool2d(
+                window,
+                read(input, data),
+                params,
+                unpooled,
+                write(out, conv.clamp, data_out),
+                words(scratch),
+            );
+        }
     }
 
     fn run(&mut self, step: &Step) {

@@ -9,9 +9,10 @@
 
 use core::arch::{asm, naked_asm};
 
+use super::conv2d::POOL;
 use super::{ConvParams, DenseParams, Input, Output, Overlap, dot, overlap};
-use crate::arith::scale;
-use crate::layer::Window;
+use crate::arith::{Clamp, scale};
+use crate::layer::{Shape, Window};
 
 /// Four accumulators: filter 0 at positions 0 and 1, then filter 1 at both.
 type Tile = [i32; 4];
@@ -58,9 +59,58 @@ pub fn conv2d(
         }
         rows.multiply(columns, output.zero_point, first, second);
     }
-    if (output.clamp.min, output.clamp.max) != (i8::MIN, i8::MAX) {
-        for value in output.data {
-            *value = output.clamp.apply((*value).into());
+    clamp(output.clamp, output.data);
+}
+
+/// As [`super::conv2d::conv2d_max_pool2d`]. The largest of four accumulators is
+/// found before it is scaled: scaling keeps the order.
+pub fn conv2d_max_pool2d(
+    window: Window,
+    input: Input,
+    params: ConvParams,
+    unpooled: Shape,
+    output: Output,
+    scratch: &mut [u32],
+) {
+    let fan_in = window.kernel.area() * input.shape.channels();
+    let blocks = fan_in.div_ceil(4);
+    let filters = unpooled.channels();
+    let Some(rows) = Rows::new(params, fan_in, filters) else {
+        return super::conv2d::conv2d_max_pool2d(window, input, params, unpooled, output);
+    };
+    let (patch, columns) = scratch.split_at_mut_checked(blocks).unwrap_or_default();
+    let (upper, lower) = columns
+        .as_chunks_mut()
+        .0
+        .split_at_mut_checked(blocks)
+        .unwrap_or_default();
+    let Some(lower) = lower.get_mut(..blocks) else {
+        return;
+    };
+    bytemuck::cast_slice_mut(patch).fill(input.zero_point as i8);
+    let (mut y, mut x) = (0, 0);
+    for pixel in output.data.chunks_exact_mut(filters) {
+        for (columns, y) in [(&mut *upper, y), (&mut *lower, y + 1)] {
+            for position in 0..POOL {
+                let at = (y, x + position);
+                gather(window, input, at, bytemuck::cast_slice_mut(patch));
+                widen(patch, input.zero_point, columns, position);
+            }
+        }
+        rows.multiply_max(upper, lower, output.zero_point, pixel);
+        x += POOL;
+        if x == POOL * output.shape.width() {
+            (y, x) = (y + POOL, 0);
+        }
+    }
+    clamp(output.clamp, output.data);
+}
+
+/// Cuts outputs to the range of a fused activation, where it is not all of int8.
+fn clamp(range: Clamp, data: &mut [i8]) {
+    if (range.min, range.max) != (i8::MIN, i8::MAX) {
+        for value in data {
+            *value = range.apply((*value).into());
         }
     }
 }
@@ -121,6 +171,52 @@ impl<'a> Rows<'a> {
         }
         if !bias.len().is_multiple_of(2) {
             self.multiply_last(columns, zero_point, first, second);
+        }
+    }
+
+    /// Writes the largest of four positions' outputs of every filter, not
+    /// clamped yet.
+    #[inline(never)]
+    fn multiply_max(
+        &self,
+        upper: &[Columns],
+        lower: &[Columns],
+        zero_point: i32,
+        output: &mut [i8],
+    ) {
+        let ConvParams {
+            readable,
+            bias,
+            mantissas,
+            shifts,
+            ..
+        } = self.params;
+        let largest = |row: &[i8], next| {
+            let mut tiles = [[0; 4]; 2];
+            self.dot(upper, row, next, &mut tiles[0]);
+            self.dot(lower, row, next, &mut tiles[1]);
+            let [[a, b, c, d], [e, f, g, h]] = tiles;
+            [a.max(b).max(e).max(f), c.max(d).max(g).max(h)]
+        };
+        let filters = bias.as_chunks().0.iter().zip(mantissas.as_chunks().0);
+        let filters = filters.zip(shifts.as_chunks().0);
+        let rows = readable.chunks(2 * self.fan_in);
+        let outputs = output.as_chunks_mut().0.iter_mut();
+        for (((([b0, b1], [m0, m1]), [s0, s1]), row), [y0, y1]) in filters.zip(rows).zip(outputs) {
+            let [sum0, sum1] = largest(row, self.fan_in);
+            let (sum0, sum1) = (
+                sum0 + i32::from_le_bytes(*b0),
+                sum1 + i32::from_le_bytes(*b1),
+            );
+            *y0 = scaled(sum0, i32::from_le_bytes(*m0), *s0, zero_point);
+            *y1 = scaled(sum1, i32::from_le_bytes(*m1), *s1, zero_point);
+        }
+        if let ([.., last], false) = (output, bias.len().is_multiple_of(2)) {
+            let filter = bias.len() - 1;
+            let row = readable.get(filter * self.fan_in..).unwrap_or_default();
+            let sum = largest(row, 0)[0] + self.params.bias(filter);
+            let factor = self.params.factor(filter);
+            *last = scaled(sum, factor.mantissa(), factor.shift(), zero_point);
         }
     }
 

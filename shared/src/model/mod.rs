@@ -104,6 +104,9 @@ pub struct Model<'a> {
     nodes: &'a [u8],
     weights_start: u32,
     tensors: Vec<Tensor, MAX_TENSORS>,
+    /// Bit `i` is set where tensor `i` is never stored: a convolution's output
+    /// of which a fused pool keeps the largest elements.
+    unstored: u128,
     scratch_start: u32,
     arena_bytes: u32,
     golden: Golden<'a>,
@@ -123,6 +126,12 @@ impl<'a> Model<'a> {
     /// Bytes of arena that an inference needs.
     pub fn arena_bytes(&self) -> usize {
         self.arena_bytes as usize
+    }
+
+    /// Whether tensor `index` exists as a whole: not where its layer, a
+    /// convolution, is computed together with the max pool behind it.
+    pub fn is_stored(&self, index: u8) -> bool {
+        self.unstored >> index & 1 == 0
     }
 
     /// Where in the arena the tensors end and the kernels' scratch begins.

@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use super::*;
 use crate::arith::MAX_BIAS;
-use crate::kernels;
+use crate::kernels::{self, conv2d::POOL};
+use crate::layer::{Activation, Padding, Size2, Window};
 use crate::plan::{self, Lifetime};
 
 impl<'a> Model<'a> {
@@ -31,6 +32,7 @@ impl<'a> Model<'a> {
             nodes: reader.rest(),
             weights_start: weights_start(header.descriptor_end - HEADER_BYTES) as u32,
             tensors: Vec::new(),
+            unstored: 0,
             scratch_start: 0,
             arena_bytes: 0,
             golden: Golden {
@@ -43,6 +45,7 @@ impl<'a> Model<'a> {
         reader.finish()?;
         model.read_golden(blocks_end)?;
         model.check_parameters()?;
+        model.unstored = model.fused_convolutions();
         model.place_tensors()?;
         Ok(model)
     }
@@ -181,6 +184,37 @@ impl<'a> Model<'a> {
         pairs.iter().enumerate().position(|pair| !in_range(pair))
     }
 
+    /// The convolutions, as bits of their outputs, whose only reader is a max
+    /// pool of the next layer with windows of 2x2 side by side and no activation
+    /// of its own.
+    fn fused_convolutions(&self) -> u128 {
+        let mut fused = 0;
+        for (conv, pool) in self.steps().zip(self.steps().skip(1)) {
+            let side_by_side = Size2::new(POOL as u8, POOL as u8).is_some_and(|two| {
+                let window = pool.layer.window(self.tensor(pool.inputs[0]).shape);
+                window.is_some_and(|window| {
+                    let Window {
+                        kernel,
+                        stride,
+                        padding,
+                    } = window;
+                    (kernel, stride, padding) == (two, two, Padding::Valid)
+                })
+            });
+            let readers = self
+                .steps()
+                .filter(|step| step.inputs.contains(&conv.output));
+            let fits = matches!(conv.layer, Layer::Conv2d(_))
+                && matches!(pool.layer, Layer::MaxPool2d(_))
+                && pool.layer.activation() == Activation::None
+                && side_by_side
+                && pool.inputs[0] == conv.output
+                && readers.count() == 1;
+            fused |= u128::from(fits) << conv.output;
+        }
+        fused
+    }
+
     /// Computes the plan. `Flatten` writes nothing: its output is its input.
     fn place_tensors(&mut self) -> Result<(), ParseError> {
         let mut lifetimes: Vec<Lifetime, MAX_TENSORS> = Vec::new();
@@ -199,6 +233,7 @@ impl<'a> Model<'a> {
         for step in self.steps() {
             match step.layer {
                 Layer::Flatten => write(step.output, 0, step.inputs[0]),
+                _ if !self.is_stored(step.output) => write(step.output, 0, step.output),
                 _ => write(
                     step.output,
                     self.tensor(step.output).shape.len(),
@@ -213,7 +248,9 @@ impl<'a> Model<'a> {
         for step in self.steps() {
             for input in step.inputs.map(usize::from) {
                 read[input] = true;
-                lifetimes[usize::from(owner[input])].last = step.output;
+                // A fused convolution runs together with the next layer.
+                let last = step.output + u8::from(!self.is_stored(step.output));
+                lifetimes[usize::from(owner[input])].last = last;
             }
         }
         let last = self.tensors.len() - 1;
@@ -228,7 +265,8 @@ impl<'a> Model<'a> {
         self.scratch_start = plan.peak;
         let scratch = self.steps().map(|step| {
             let input = self.tensor(step.inputs[0]).shape;
-            kernels::target::scratch_bytes(&step.layer, input)
+            let fused = !self.is_stored(step.output);
+            kernels::target::scratch_bytes(&step.layer, input, fused)
         });
         self.arena_bytes = plan.peak + scratch.max().unwrap_or(0);
         Ok(())
