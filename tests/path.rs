@@ -239,7 +239,7 @@ fn a_model_too_big_for_the_board_is_refused_at_build() {
     );
     assert!(!called.success);
     assert!(
-        called.stderr.contains("27040 bytes of RAM"),
+        called.stderr.contains("9603 bytes of RAM"),
         "{}",
         called.stderr
     );

@@ -92,6 +92,44 @@ pub fn random(seed: u64, layers: usize) -> ModelFile {
     }
 }
 
+/// Two random convolutions, mostly with the factors of a trained network, with
+/// a max pool of 2x2 behind the first and a dense layer at the end; the same
+/// ones for the same seed.
+pub fn convolutions(seed: u64) -> ModelFile {
+    let mut random = Random::new(seed ^ 0x00C0_FFEE);
+    let mut side = || 5 + random.below(6);
+    let (height, width) = (side(), side());
+    let mut conv = || {
+        Layer::Conv2d(Conv2d {
+            filters: units(1 + random.below(9)),
+            kernel: size(1 + random.below(3), 1 + random.below(3)),
+            stride: Size2::ONE,
+            padding: *random.pick(&[Padding::Valid, Padding::Same]),
+            activation: random.activation(),
+        })
+    };
+    let (first, second) = (conv(), conv());
+    let channels = 1 + random.below(7);
+    let mut network = Builder::new(random.number(), shape(height, width, channels));
+    network.push(first, &[0]);
+    network.push(pool(Layer::MaxPool2d, 2, Padding::Valid), &[1]);
+    // A pooled side is 1 at least, a kernel without padding may be larger.
+    let pooled = network.last().shape;
+    let second = match second {
+        Layer::Conv2d(conv) if second.output_shape(&[pooled]).is_err() => Layer::Conv2d(Conv2d {
+            padding: Padding::Same,
+            ..conv
+        }),
+        fits => fits,
+    };
+    network.push(second, &[2]);
+    network.push(dense(1 + random.below(7), Activation::None), &[3]);
+    if random.below(4) > 0 {
+        network.calm_factors();
+    }
+    network.finish(Resize::Exact)
+}
+
 /// A chain of 1x1 convolutions over one pixel, whose tensors have these sizes.
 pub fn chain(sizes: &[u16]) -> ModelFile {
     let mut network = Builder::new(1, shape(1, 1, sizes[0].into()));
@@ -332,6 +370,18 @@ impl Builder {
             read: false,
         });
         self.tensors.len() - 1
+    }
+
+    /// Gives all convolutions small biases and factors below 1/2.
+    fn calm_factors(&mut self) {
+        for layer in &mut self.layers {
+            if let Block::Conv { bias, factors, .. } = &mut layer.block {
+                bias.iter_mut().for_each(|bias| *bias %= 1 << 13);
+                factors
+                    .iter_mut()
+                    .for_each(|factor| *factor = self.random.multiplier(-10, -6));
+            }
+        }
     }
 
     fn block(&mut self, layer: &Layer, input: Shape) -> Block {

@@ -88,3 +88,79 @@ fn sums<'a>(
         (sum, multiplier)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arith::Clamp;
+    use crate::kernels::pool2d::max_pool2d;
+    use crate::layer::{Padding, Size2};
+
+    fn output(shape: Shape, clamp: Clamp, data: &mut [i8]) -> Output<'_> {
+        Output {
+            shape,
+            zero_point: -5,
+            clamp,
+            data,
+        }
+    }
+
+    #[test]
+    fn fused_with_a_pool_it_gives_what_both_give() {
+        let shape = |h, w, c| Shape::new(h, w, c).unwrap();
+        let two = Size2::new(2, 2).unwrap();
+        let cases = [
+            (shape(7, 8, 3), 3, 2, Padding::Valid),
+            (shape(6, 9, 2), 5, 3, Padding::Same),
+        ];
+        for (input_shape, filters, side, padding) in cases {
+            let window = Window {
+                kernel: Size2::new(side, side).unwrap(),
+                stride: Size2::ONE,
+                padding,
+            };
+            let mut data = vec![0; input_shape.len()];
+            crate::golden::fill(1, 0, &mut data);
+            let mut weights = vec![0; filters * window.kernel.area() * input_shape.channels()];
+            crate::golden::fill(2, 0, &mut weights);
+            let params = ConvParams {
+                weights: &weights,
+                readable: &weights,
+                bias: &vec![7i32.to_le_bytes(); filters],
+                mantissas: &vec![0x5432_1000i32.to_le_bytes(); filters],
+                shifts: &vec![-9; filters],
+            };
+            let (height, width) = window.output(input_shape).unwrap();
+            let unpooled = shape(height, width, filters);
+            let pooled = shape(height / 2, width / 2, filters);
+            let input = Input {
+                shape: input_shape,
+                zero_point: 3,
+                data: &data,
+            };
+            let (mut between, mut apart) = (vec![0; unpooled.len()], vec![0; pooled.len()]);
+            let mut fused = apart.clone();
+            let clamp = Clamp { min: -5, max: 90 };
+            let all = Clamp {
+                min: -128,
+                max: 127,
+            };
+            conv2d(window, input, params, output(unpooled, clamp, &mut between));
+            let stored = Input {
+                shape: unpooled,
+                zero_point: -5,
+                data: &between,
+            };
+            let pool = Window {
+                kernel: two,
+                stride: two,
+                padding: Padding::Valid,
+            };
+            max_pool2d(pool, stored, output(pooled, all, &mut apart));
+            let to = output(pooled, clamp, &mut fused);
+            conv2d_max_pool2d(window, input, params, unpooled, to);
+            assert_eq!(fused, apart);
+            assert!(fused.iter().any(|value| (-4..90).contains(value)));
+        }
+    }
+}

@@ -14,6 +14,21 @@ use super::{ConvParams, DenseParams, Input, Output, Overlap, dot, overlap};
 use crate::arith::{Clamp, scale};
 use crate::layer::{Shape, Window};
 
+/// Lets the assembler of a naked function, which does not know the CPU, take
+/// the instructions. Armv7E-M always has them.
+#[cfg(espalier_armv8m)]
+macro_rules! arch {
+    () => {
+        ".cpu cortex-m33"
+    };
+}
+#[cfg(not(espalier_armv8m))]
+macro_rules! arch {
+    () => {
+        ""
+    };
+}
+
 /// Four accumulators: filter 0 at positions 0 and 1, then filter 1 at both.
 type Tile = [i32; 4];
 
@@ -321,6 +336,7 @@ unsafe extern "C" fn dot_2x2(
     tile: *mut Tile,
 ) {
     naked_asm!(
+        arch!(),
         ".macro BLOCK_2X2",
         "ldmia r0!, {{r8-r11}}",
         "ldr r12, [r1], #4",
@@ -418,6 +434,7 @@ unsafe extern "C" fn dot_1x2(
     sums: *mut [i32; 2],
 ) {
     naked_asm!(
+        arch!(),
         ".macro BLOCK_1X2",
         "ldr r7, [r0], #4",
         "sxtb16 r6, r7",

@@ -3,8 +3,6 @@
 use crate::layer::{Layer, Shape};
 
 #[cfg(not(espalier_dsp))]
-pub use self::portable::conv2d;
-#[cfg(not(espalier_dsp))]
 pub use self::portable::{conv2d, conv2d_max_pool2d};
 #[cfg(espalier_dsp)]
 pub use super::dsp::{conv2d, conv2d_max_pool2d, dense, max_pool2d};

@@ -1,0 +1,52 @@
+//! Every target's kernels give the bytes of the portable ones: random models,
+//! whose self-test vectors this machine computed, in the firmware on emulated
+//! chips.
+
+use std::time::Duration;
+
+use espalier::device::{Board, emulator, firmware};
+use espalier_tests::command::can_emulate;
+use espalier_tests::models;
+
+/// Random models of each kind.
+const MODELS: u64 = 20;
+/// Self-test vectors in each.
+const VECTORS: u8 = 8;
+
+fn runs_the_same(board: &str) {
+    if !can_emulate(&format!("conformance on {board}")) {
+        return;
+    }
+    let board = Board::named(board).expect("a board of the firmware");
+    let elf = firmware::build(&board).expect("a firmware");
+    for seed in 0..MODELS {
+        for mut model in [models::random(seed, 6), models::convolutions(seed)] {
+            model.golden = VECTORS;
+            let bytes = model.to_bytes().expect("a valid model");
+            let run = emulator::run(&board, &elf, &bytes, &[], Duration::from_secs(60));
+            let run = run.unwrap_or_else(|error| panic!("seed {seed}: {error}\n{model:?}"));
+            assert_eq!(run.report.self_tests, u16::from(VECTORS), "seed {seed}");
+            assert_eq!(run.report.self_test_failures, 0, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn cortex_m3_without_dsp() {
+    runs_the_same("mps2-an385");
+}
+
+#[test]
+fn cortex_m4() {
+    runs_the_same("mps2-an386");
+}
+
+#[test]
+fn cortex_m7() {
+    runs_the_same("mps2-an500");
+}
+
+#[test]
+fn cortex_m33() {
+    runs_the_same("mps2-an505");
+}
