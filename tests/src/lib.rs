@@ -3,4 +3,5 @@
 #![allow(clippy::expect_used)] // a test may stop at the first surprise
 
 pub mod command;
+pub mod cost;
 pub mod models;

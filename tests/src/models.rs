@@ -2,7 +2,8 @@
 
 use std::num::{NonZeroU8, NonZeroU16};
 
-use espalier::quantise::{Block, ModelFile, WrittenLayer};
+use espalier::network::NetworkSpec;
+use espalier::quantise::{Block, ModelFile, WrittenLayer, factor};
 use shared::Model;
 use shared::arith::{MAX_BIAS, Multiplier};
 use shared::kernels::add::AddFactors;
@@ -324,6 +325,10 @@ impl Builder {
     fn new(seed: u64, input: Shape) -> Self {
         let mut random = Random::new(seed);
         let quant = random.quant();
+        Self::with_quant(random, input, quant)
+    }
+
+    fn with_quant(random: Random, input: Shape, quant: Quant) -> Self {
         Self {
             random,
             tensors: vec![Tensor {
@@ -342,8 +347,6 @@ impl Builder {
     /// Adds a layer, with random parameters, and names its output.
     fn push(&mut self, layer: Layer, sources: &[usize]) -> usize {
         let input = self.tensors[sources[0]];
-        let shapes: Vec<Shape> = sources.iter().map(|&s| self.tensors[s].shape).collect();
-        let shape = layer.output_shape(&shapes).expect("the layer fits");
         let output = match layer {
             Layer::Softmax => SOFTMAX_QUANT,
             Layer::Conv2d(_) | Layer::DepthwiseConv2d(_) | Layer::Dense(_) | Layer::Add(_) => {
@@ -351,6 +354,14 @@ impl Builder {
             }
             _ => input.quant,
         };
+        let block = self.block(&layer, input.shape);
+        self.place(layer, sources, output, block)
+    }
+
+    /// Adds a layer with these parameters, and names its output.
+    fn place(&mut self, layer: Layer, sources: &[usize], output: Quant, block: Block) -> usize {
+        let shapes: Vec<Shape> = sources.iter().map(|&s| self.tensors[s].shape).collect();
+        let shape = layer.output_shape(&shapes).expect("the layer fits");
         let node = Node {
             layer,
             sources: match *sources {
@@ -359,7 +370,6 @@ impl Builder {
             },
             output,
         };
-        let block = self.block(&layer, input.shape);
         self.layers.push(WrittenLayer { node, block });
         for &source in sources {
             self.tensors[source].read = true;
@@ -494,6 +504,122 @@ impl Builder {
             classes: Vec::new(),
             layers: self.layers,
             golden: 0,
+        }
+    }
+}
+
+/// Root mean square of the int8 values of every tensor of a [`plausible`]
+/// model, less their zero point.
+const RMS: f64 = 74.0;
+
+/// Scale of the tensors of a [`plausible`] model.
+const SCALE: f32 = 1.0 / 16.0;
+
+/// A preset's network over this input, with [`plausible`] parameters.
+pub fn preset(name: &str, input: Shape, classes: usize) -> ModelFile {
+    let network = NetworkSpec::preset(name).build(input, classes);
+    let network = network.expect("the preset takes this input");
+    let nodes = network.nodes.iter();
+    let nodes = nodes.map(|node| (node.layer, node.inputs.as_slice()));
+    plausible(input, nodes)
+}
+
+/// One layer as a network, with [`plausible`] parameters.
+pub fn single(input: Shape, layer: Layer) -> ModelFile {
+    plausible(input, [(layer, &[0][..])])
+}
+
+/// Layers, and the tensors that each reads, with parameters that cost what
+/// those of a trained network cost: outputs spread over int8, those behind a
+/// ReLU have zero point -128, and the factors of convolutions are below 1/2.
+/// The same model for the same arguments.
+pub fn plausible<'a>(
+    input: Shape,
+    nodes: impl IntoIterator<Item = (Layer, &'a [usize])>,
+) -> ModelFile {
+    let quant = Quant {
+        scale: SCALE,
+        zero_point: -1,
+    };
+    let mut network = Builder::with_quant(Random::new(1), input, quant);
+    for (layer, sources) in nodes {
+        let inputs: Vec<Tensor> = sources.iter().map(|&s| network.tensors[s]).collect();
+        let output = plausible_quant(&layer, &inputs);
+        let block = plausible_block(&mut network.random, &layer, &inputs, output);
+        network.place(layer, sources, output, block);
+    }
+    network.finish(Resize::Exact)
+}
+
+fn plausible_quant(layer: &Layer, inputs: &[Tensor]) -> Quant {
+    let zero_point = match layer.activation() {
+        Activation::None => 0,
+        Activation::Relu | Activation::Relu6 => i8::MIN,
+    };
+    let scale = match layer {
+        Layer::Softmax => return SOFTMAX_QUANT,
+        Layer::Conv2d(_) | Layer::DepthwiseConv2d(_) | Layer::Dense(_) => SCALE,
+        Layer::Add(_) => 1.5 * inputs[0].quant.scale,
+        _ => return inputs[0].quant,
+    };
+    Quant { scale, zero_point }
+}
+
+fn plausible_block(random: &mut Random, layer: &Layer, inputs: &[Tensor], output: Quant) -> Block {
+    let scale = |index: usize| inputs[index].quant.scale;
+    match (layer, layer.params(inputs[0].shape)) {
+        (_, Some(params)) => plausible_weights(random, layer, params),
+        (Layer::Add(_), _) => {
+            let factors = factor::add(scale(0), scale(1), output.scale);
+            Block::Add(factors.expect("the scales are near each other"))
+        }
+        (Layer::Softmax, _) => {
+            let factor = factor::softmax(scale(0));
+            Block::Softmax(factor.expect("the scale is not too small").0)
+        }
+        _ => Block::None,
+    }
+}
+
+/// Weights spread evenly over int8, small biases, and factors around the one
+/// that keeps [`RMS`].
+fn plausible_weights(random: &mut Random, layer: &Layer, params: ParamShape) -> Block {
+    let weight_rms = 127.0 / 3f64.sqrt();
+    let accumulator_rms = weight_rms * RMS * (params.fan_in as f64).sqrt();
+    // A ReLU takes half of the square sum away.
+    let gain = match layer.activation() {
+        Activation::None => 1.0,
+        Activation::Relu | Activation::Relu6 => 2f64.sqrt(),
+    };
+    let middle = gain * RMS / accumulator_rms;
+    let weights = (0..params.weights()).map(|_| (random.below(255) as i32 - 127) as i8);
+    let weights = weights.collect();
+    let limit = (accumulator_rms / 4.0) as usize;
+    let bias = (0..params.channels).map(|_| random.below(2 * limit) as i32 - limit as i32);
+    let bias = bias.collect();
+    let factors = (0..params.channels).map(|_| middle * (750 + random.below(500)) as f64 / 1000.0);
+    if matches!(layer, Layer::Dense(_)) {
+        return Block::Dense {
+            weights,
+            bias,
+            factors: factors.collect(),
+        };
+    }
+    let factors = factors.map(|real| factor::multiplier(real).expect("positive and small"));
+    Block::Conv {
+        weights,
+        bias,
+        factors: factors.collect(),
+    }
+}
+
+/// Sets each weight to 0 with a chance of `percent`; the same ones each time.
+pub fn prune(model: &mut ModelFile, percent: usize) {
+    let mut random = Random::new(2);
+    for layer in &mut model.layers {
+        if let Block::Conv { weights, .. } | Block::Dense { weights, .. } = &mut layer.block {
+            let pruned = |_: &&mut i8| random.below(100) < percent;
+            weights.iter_mut().filter(pruned).for_each(|w| *w = 0);
         }
     }
 }

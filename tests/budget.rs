@@ -1,0 +1,68 @@
+//! The engine's cost on the emulated Cortex-M4 stays within `budget.toml`.
+
+#![allow(clippy::unwrap_used)] // a test may stop at the first surprise
+
+use std::collections::BTreeMap;
+
+use espalier_tests::command::can_emulate;
+use espalier_tests::cost::Costs;
+use serde::Deserialize;
+
+/// The most that each may cost, by the name of the network or layer.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Budget {
+    /// Flash of the firmware without a model, in bytes.
+    firmware_flash_bytes: u64,
+    /// Instructions of one inference.
+    instructions: BTreeMap<String, u64>,
+    /// RAM for activations in bytes.
+    arena_bytes: BTreeMap<String, u64>,
+}
+
+impl Budget {
+    /// What, its budget, and what was measured; an entry that is missing counts
+    /// as 0.
+    fn compare(&self, costs: &Costs) -> Vec<(String, u64, u64)> {
+        let of = |table: &BTreeMap<String, u64>, name| table.get(name).copied().unwrap_or(0);
+        let mut rows = vec![(
+            "bytes of flash for the firmware".to_owned(),
+            self.firmware_flash_bytes,
+            costs.firmware_flash_bytes,
+        )];
+        for cost in costs.dense() {
+            let name = cost.name;
+            let budget = of(&self.instructions, name);
+            rows.push((format!("instructions of {name}"), budget, cost.instructions));
+            let budget = of(&self.arena_bytes, name);
+            let arena = cost.arena_bytes as u64;
+            rows.push((format!("bytes of arena for {name}"), budget, arena));
+        }
+        rows
+    }
+}
+
+#[test]
+fn the_engine_stays_within_its_budget() {
+    if !can_emulate("the_engine_stays_within_its_budget") {
+        return;
+    }
+    let budget: Budget = toml::from_str(include_str!("budget.toml")).unwrap();
+    let costs = Costs::measure();
+    assert_eq!(
+        costs.mismatched_bytes(),
+        0,
+        "output bytes differ between the chip and this machine"
+    );
+    let over: Vec<String> = budget
+        .compare(&costs)
+        .into_iter()
+        .filter(|(_, budget, measured)| measured > budget)
+        .map(|(what, budget, measured)| format!("{what}: {measured}, and the budget is {budget}"))
+        .collect();
+    assert!(
+        over.is_empty(),
+        "over the budget of tests/budget.toml, see `tests/bench engine`:\n{}",
+        over.join("\n")
+    );
+}
