@@ -14,8 +14,7 @@ fn main() {
     let target = variable("TARGET");
     let flags = variable("CARGO_ENCODED_RUSTFLAGS");
     let cpu = |name: &&str| flags.contains(&format!("target-cpu={name}"));
-    let armv8m =
-        target.starts_with("thumbv8m.main") && ARMV8M_WITH_DSP.iter().any(|name| cpu(&name));
+    let armv8m = target.starts_with("thumbv8m.main") && ARMV8M_WITH_DSP.iter().any(cpu);
     if armv8m {
         println!("cargo::rustc-cfg=espalier_armv8m");
     }

@@ -2,6 +2,8 @@
 //! whose self-test vectors this machine computed, in the firmware on emulated
 //! chips.
 
+#![allow(clippy::expect_used)] // a test may stop at the first surprise
+
 use std::time::Duration;
 
 use espalier::device::{Board, emulator, firmware};
