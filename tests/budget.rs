@@ -8,10 +8,12 @@ use espalier_tests::command::can_emulate;
 use espalier_tests::cost::Costs;
 use serde::Deserialize;
 
-/// The most that each may cost, by the name of the network or layer.
+/// What each may cost, by the name of the network or layer.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Budget {
+    /// The part of a budget of instructions or flash by which it may be exceeded.
+    margin: f64,
     /// Flash of the firmware without a model, in bytes.
     firmware_flash_bytes: u64,
     /// Instructions of one inference.
@@ -25,14 +27,15 @@ impl Budget {
     /// as 0.
     fn compare(&self, costs: &Costs) -> Vec<(String, u64, u64)> {
         let of = |table: &BTreeMap<String, u64>, name| table.get(name).copied().unwrap_or(0);
+        let with_margin = |bytes_or_count: u64| (bytes_or_count as f64 * (1.0 + self.margin)) as u64;
         let mut rows = vec![(
             "bytes of flash for the firmware".to_owned(),
-            self.firmware_flash_bytes,
+            with_margin(self.firmware_flash_bytes),
             costs.firmware_flash_bytes,
         )];
         for cost in costs.dense() {
             let name = cost.name;
-            let budget = of(&self.instructions, name);
+            let budget = with_margin(of(&self.instructions, name));
             rows.push((format!("instructions of {name}"), budget, cost.instructions));
             let budget = of(&self.arena_bytes, name);
             let arena = cost.arena_bytes as u64;

@@ -315,7 +315,7 @@ fn widen(patch: &[u32], zero_point: i32, columns: &mut [Columns], position: usiz
                 word = in(reg) word,
                 zero_points = in(reg) zero_points,
                 even = out(reg) even,
-                odd = lateout(reg) odd,
+                odd = out(reg) odd,
                 options(pure, nomem, nostack, preserves_flags),
             );
         }
@@ -543,7 +543,7 @@ fn scaled(sum: i32, mantissa: i32, shift: i8, zero_point: i32) -> i8 {
             "asrs {x}, {x}, {right}",
             "adc {x}, {x}, {zero_point}",
             "ssat {x}, #8, {x}",
-            x = inlateout(reg) sum << 1 => scaled,
+            x = inout(reg) sum << 1 => scaled,
             mantissa = in(reg) mantissa,
             right = in(reg) -i32::from(shift),
             zero_point = in(reg) zero_point,
