@@ -178,27 +178,23 @@ impl Case {
     /// An addition on its own: a model has one input and an addition reads two
     /// tensors, so the kernel is called as the engine calls it.
     fn run_add(&self) -> Vec<i8> {
-        use shared::kernels::{Input, Output, add::add};
+        use shared::kernels::{View, add::add};
         let layer = self.layer("add");
         let Block::Add(factors) = self.block(&layer) else {
             unreachable!("an addition has an addition's block");
         };
         let second = self.input2.as_ref().unwrap();
-        let (a, b) = (bytes(&self.input.data), bytes(&second.data));
-        let mut out = vec![0; a.len()];
-        let read = |tensor: &Tensor, data| Input {
+        let mut memory = [bytes(&self.input.data), bytes(&second.data)].concat();
+        let view = |tensor: &Tensor, start| View {
             shape: tensor.shape(),
             zero_point: tensor.zero_point.into(),
-            data,
+            start,
         };
-        let output = Output {
-            shape: self.output.shape(),
-            zero_point: self.output.zero_point.into(),
-            clamp: shared::model::clamp_of(layer.activation(), self.output.quant()),
-            data: &mut out,
-        };
-        add(read(&self.input, &a), read(second, &b), factors, output);
-        out
+        let (a, b) = (view(&self.input, 0), view(second, memory.len() / 2));
+        let clamp = shared::model::clamp_of(layer.activation(), self.output.quant());
+        add(&mut memory, a, b, factors, view(&self.output, 0), clamp);
+        memory.truncate(self.output.shape().len());
+        memory
     }
 }
 

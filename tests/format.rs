@@ -16,6 +16,7 @@ use shared::layer::{
     Activation, Add, Conv2d, Dense, DepthwiseConv2d, Layer, Padding, Pool2d, Shape, ShapeError,
     Size2,
 };
+use shared::kernels::lanes::Lanes;
 use shared::model::{
     CRC_RANGE, Data, HEADER_BYTES, MAX_FILE, Node, Quant, Sources, VERSION, crc32, weights_start,
 };
@@ -85,7 +86,25 @@ fn is_same(read: Data, written: &Block) -> bool {
             },
         ) => {
             let channels = bias.iter().copied().zip(factors.iter().copied());
-            read.weights == weights && read.channels().eq(channels)
+            has_lanes(read.weights, weights, bias.len())
+                && read.channels.iter().take(bias.len()).eq(channels)
+        }
+        (
+            Data::Depthwise(read),
+            Block::Conv {
+                weights,
+                bias,
+                factors,
+            },
+        ) => {
+            let channels = bias.iter().copied().zip(factors.iter().copied());
+            let area = weights.len() / bias.len();
+            let same = |(index, &w): (usize, &i8)| {
+                let (tap, channel) = (index / bias.len(), index % bias.len());
+                read.weights[channel * area + tap] == w
+            };
+            weights.iter().enumerate().all(same)
+                && read.channels.iter().take(bias.len()).eq(channels)
         }
         (
             Data::Dense(read),
@@ -96,13 +115,21 @@ fn is_same(read: Data, written: &Block) -> bool {
             },
         ) => {
             let units = bias.iter().copied().zip(factors.iter().copied());
-            read.weights == weights && read.units().eq(units)
+            has_lanes(read.weights, weights, bias.len()) && read.units().take(bias.len()).eq(units)
         }
         (Data::Add(read), Block::Add(factors)) => read == *factors,
         (Data::Softmax(read), Block::Softmax(factor)) => read.0 == *factor,
         (Data::None, Block::None) => true,
         _ => false,
     }
+}
+
+fn has_lanes(read: Lanes, weights: &[i8], filters: usize) -> bool {
+    let fan_in = weights.len() / filters;
+    let same = |(index, &w): (usize, &i8)| {
+        read.weight(index / fan_in, index % fan_in) == i16::from(w)
+    };
+    weights.iter().enumerate().all(same)
 }
 
 fn self_test_passes(model: &Model, count: u8) {

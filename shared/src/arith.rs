@@ -103,6 +103,15 @@ impl Clamp {
     pub fn apply(self, x: i32) -> i8 {
         x.max(i32::from(self.min)).min(i32::from(self.max)) as i8
     }
+
+    /// Cuts values in place.
+    pub fn cut(self, values: &mut [i8]) {
+        if (self.min, self.max) != (i8::MIN, i8::MAX) {
+            for value in values {
+                *value = self.apply((*value).into());
+            }
+        }
+    }
 }
 
 #[cfg(test)]

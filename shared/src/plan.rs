@@ -1,231 +1,276 @@
-//! Which tensor lies where in the arena.
+//! Which bytes of the arena a tensor may take.
 //!
-//! Tensors whose lifetimes do not touch share bytes. No plan needs less than the
-//! tensors that live in the fullest step. A chain of layers always gets by with
-//! that: its tensors take turns at the two ends of the arena. Where a branched
-//! network does not, placement is greedy by size (Pisarchyk and Lee, "Efficient
-//! Memory Management for Deep Neural Net Inference", 2020): the largest tensor
-//! first, each at the lowest offset where it overlaps no placed tensor that
-//! lives at the same time.
+//! The offsets are in the model file, where the host has searched for good ones;
+//! what is here says what they have to satisfy, and the chip only checks. Tensors
+//! whose lifetimes do not touch share bytes, and so do the input and the output of
+//! a layer whose kernel reads ahead of what it writes.
 
-use heapless::Vec;
+use crate::kernels::conv2d::{POOL, Positions};
+use crate::kernels::overlap;
+use crate::layer::{Layer, Shape};
+use crate::model::Place;
 
 /// Most tensors in one network, the input among them.
 pub const MAX_TENSORS: usize = 65;
 
-/// Every tensor starts at a multiple of this many bytes, so that word loads
-/// are aligned.
+/// Offset of a kernel's scratch: a multiple of this many bytes.
 pub const ALIGN: u32 = 4;
 
-/// One tensor as the plan sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Lifetime {
-    /// Bytes.
+/// What one tensor, and the layer that writes it, ask of the arena. Tensor 0 is
+/// the network's input.
+#[derive(Clone, Copy, Debug)]
+pub struct Demand {
+    /// Bytes; 0 where it is never stored or is another one's bytes.
     pub size: u32,
-    /// Step that writes it; the network's input is written in step 0.
-    pub first: u8,
-    /// Last step that reads it.
+    /// Last step that reads it, by the tensor that the step writes.
     pub last: u8,
+    /// Tensors that its layer reads, those whose bytes they are.
+    pub inputs: [u8; 2],
+    /// The tensor whose bytes these are: itself, but for `Flatten`.
+    pub owner: u8,
+    /// Bytes of scratch of its layer's kernel.
+    pub scratch: u32,
 }
 
-impl Lifetime {
-    fn overlaps(&self, other: &Self) -> bool {
-        self.first <= other.last && other.first <= self.last
-    }
-
-    fn aligned(&self) -> u32 {
-        self.size.next_multiple_of(ALIGN)
-    }
-}
-
-/// Where the tensors lie.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Plan {
-    /// Offset of each tensor in bytes, in the order they were given.
-    pub offsets: Vec<u32, MAX_TENSORS>,
-    /// Bytes the arena needs.
-    pub peak: u32,
-}
-
-/// Places the tensors. Sizes sum to less than 2^32 because a tensor has at most
-/// [`crate::layer::MAX_ELEMENTS`] bytes and there are at most [`MAX_TENSORS`].
-pub fn plan(tensors: &[Lifetime]) -> Plan {
-    let mut places = Places::new(tensors);
-    if places.place_at_both_ends(fullest_step(tensors)).is_none() {
-        places = Places::new(tensors);
-        places.place_by_size();
-    }
-    Plan {
-        peak: places.peak(),
-        offsets: places.offsets,
-    }
-}
-
-/// Bytes of all tensors that live in the step that has most of them.
-fn fullest_step(tensors: &[Lifetime]) -> u32 {
-    let alive = |step: u8| {
-        let alive = tensors
-            .iter()
-            .filter(move |t| t.first <= step && step <= t.last);
-        alive.map(Lifetime::aligned).sum()
-    };
-    // A step has most tensors when one has just been added.
-    tensors.iter().map(|t| alive(t.first)).max().unwrap_or(0)
-}
-
-/// Offsets of the tensors that have been placed so far.
-struct Places<'t> {
-    tensors: &'t [Lifetime],
-    offsets: Vec<u32, MAX_TENSORS>,
-    placed: [bool; MAX_TENSORS],
-}
-
-impl<'t> Places<'t> {
-    fn new(tensors: &'t [Lifetime]) -> Self {
+impl Demand {
+    /// Of a tensor of `size` bytes that owns them, written without scratch.
+    pub fn new(tensor: u8, inputs: [u8; 2], size: usize) -> Self {
         Self {
-            tensors,
-            offsets: tensors.iter().map(|_| 0).collect(),
-            placed: [false; MAX_TENSORS],
+            size: size as u32,
+            last: tensor,
+            inputs,
+            owner: tensor,
+            scratch: 0,
         }
     }
 
-    /// The tensors in order, by turns as low and as high as it goes in an arena
-    /// of `bytes`; `None` where one does not fit.
-    fn place_at_both_ends(&mut self, bytes: u32) -> Option<()> {
-        let mut low = true;
-        for next in 0..self.tensors.len() {
-            let offset = if low {
-                self.lowest_offset(next)
-            } else {
-                self.highest_offset(next, bytes)?
+    /// Bytes of tensor and scratch, each up to a multiple of [`ALIGN`]. They sum to
+    /// less than 2^32: a tensor has at most [`crate::layer::MAX_ELEMENTS`] bytes.
+    pub fn aligned(&self) -> u32 {
+        self.size.next_multiple_of(ALIGN) + self.scratch.next_multiple_of(ALIGN)
+    }
+}
+
+/// How a kernel goes through its input, which decides where the output may lie.
+#[derive(Clone, Copy, Debug)]
+pub enum Kernel {
+    /// Element by element in order.
+    Elementwise,
+    /// Depthwise with one output of the same size per channel.
+    ChannelByChannel,
+    /// Window by window.
+    Windows(Positions),
+    /// Any other way.
+    Other,
+}
+
+impl Kernel {
+    /// The kernel of a layer; `pooled`: with the max pool behind it.
+    pub fn of(layer: &Layer, input: Shape, output: Shape, pooled: bool) -> Self {
+        match (layer, layer.window(input)) {
+            (Layer::Add(_), _) => Self::Elementwise,
+            (Layer::DepthwiseConv2d(_), _) if input == output => Self::ChannelByChannel,
+            (Layer::Conv2d(_), Some(window)) => Self::Windows(Positions {
+                window,
+                input,
+                output,
+                pooled,
+            }),
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether an output at offset `output` may share bytes with an input at
+    /// offset `input` that nobody reads later.
+    pub fn may_share(&self, input: u32, output: u32) -> bool {
+        match self {
+            Self::Elementwise => output <= input,
+            Self::ChannelByChannel => output == input,
+            Self::Windows(positions) => i64::from(output) + lag(positions) <= i64::from(input),
+            Self::Other => false,
+        }
+    }
+}
+
+/// How many bytes before its input a convolution's output has to start, so that
+/// no byte is written before it has been read for the last time; negative where
+/// it may start behind.
+pub fn lag(positions: &Positions) -> i64 {
+    let Positions { window, input, output, .. } = *positions;
+    let (top, left) = window.padding_before(input);
+    let start = |(y, x): (usize, usize)| {
+        let (kernel, stride) = (window.kernel, window.stride);
+        let rows = overlap(y, stride.height(), top, kernel.height(), input.height());
+        let columns = overlap(x, stride.width(), left, kernel.width(), input.width());
+        (rows.input.start * input.width() + columns.input.start) * input.channels()
+    };
+    let count = output.height() * output.width();
+    let group = positions.group();
+    let mut needed = input.len();
+    let mut lag = i64::MIN;
+    for first in (0..count).step_by(group).rev() {
+        let written = (first + group).min(count) * output.channels();
+        lag = lag.max(written as i64 - needed as i64);
+        let tile = 0..if positions.pooled { POOL * POOL } else { written / output.channels() - first };
+        let starts = tile.map(|position| start(positions.at(first, position)));
+        needed = needed.min(starts.min().unwrap_or(needed));
+    }
+    lag
+}
+
+/// Bytes that the arena needs for tensors at these places, or the first tensor
+/// that is in the way of another one or of scratch. `kernel` gives the kernel that
+/// writes a tensor.
+pub fn check(
+    places: &[Place],
+    demands: &[Demand],
+    kernel: impl Fn(usize) -> Kernel,
+) -> Result<u32, usize> {
+    let mut peak = 0;
+    for (tensor, (place, demand)) in places.iter().zip(demands).enumerate() {
+        let end = place.offset.checked_add(demand.size).ok_or(tensor)?;
+        let scratch_end = place.scratch.checked_add(demand.scratch).ok_or(tensor)?;
+        if !is_canonical(place, demand, places, tensor) {
+            return Err(tensor);
+        }
+        peak = peak.max(end).max(scratch_end);
+        let mut earlier = demands.iter().zip(places).take(tensor + 1).enumerate();
+        let fits = earlier.all(|(index, (old, at))| {
+            let old = Placed {
+                tensor: index,
+                demand: old,
+                place: at,
             };
-            if offset + self.tensors[next].aligned() > bytes {
-                return None;
-            }
-            self.place(next, offset);
-            // What takes no bytes, a flattened tensor, takes no turn.
-            low ^= self.tensors[next].size > 0;
-        }
-        Some(())
-    }
-
-    fn place_by_size(&mut self) {
-        while let Some(next) = self.largest() {
-            self.place(next, self.lowest_offset(next));
+            let new = Placed {
+                tensor,
+                demand,
+                place,
+            };
+            new.leaves_room_for(old, &kernel)
+        });
+        if !fits {
+            return Err(tensor);
         }
     }
+    Ok(peak)
+}
 
-    fn place(&mut self, tensor: usize, offset: u32) {
-        self.offsets[tensor] = offset;
-        self.placed[tensor] = true;
-    }
+/// What takes no bytes has one place only; scratch is aligned.
+fn is_canonical(place: &Place, demand: &Demand, places: &[Place], tensor: usize) -> bool {
+    let owner = usize::from(demand.owner);
+    let shared = match places.get(owner) {
+        Some(owner_place) if owner != tensor => owner_place.offset,
+        _ => 0,
+    };
+    let offset = demand.size > 0 || place.offset == shared;
+    let scratch = demand.scratch > 0 || place.scratch == 0;
+    offset && scratch && place.scratch.is_multiple_of(ALIGN)
+}
 
-    /// The largest tensor not placed yet, the first one on a tie.
-    fn largest(&self) -> Option<usize> {
-        let waiting = (0..self.tensors.len()).filter(|&t| !self.placed[t]);
-        waiting.max_by_key(|&t| (self.tensors[t].size, core::cmp::Reverse(t)))
-    }
+/// A tensor at its place.
+#[derive(Clone, Copy)]
+struct Placed<'a> {
+    tensor: usize,
+    demand: &'a Demand,
+    place: &'a Place,
+}
 
-    /// Starts at 0 and moves past each tensor in the way until none is.
-    fn lowest_offset(&self, next: usize) -> u32 {
-        let mut offset = 0;
-        while let Some(other) = self.in_the_way(next, offset) {
-            offset = self.end(other);
+impl Placed<'_> {
+    /// Whether the step that writes this tensor, with its scratch, leaves an earlier
+    /// tensor, or this one, as it has to be.
+    fn leaves_room_for(&self, old: Placed, kernel: impl Fn(usize) -> Kernel) -> bool {
+        let last = usize::from(old.demand.last);
+        if last < self.tensor || old.demand.size == 0 {
+            return true;
         }
-        offset
-    }
-
-    /// Starts at the end of `bytes` and moves before each tensor in the way
-    /// until none is; `None` where that leads below 0.
-    fn highest_offset(&self, next: usize, bytes: u32) -> Option<u32> {
-        let size = self.tensors[next].aligned();
-        let mut offset = bytes.checked_sub(size)?;
-        while let Some(other) = self.in_the_way(next, offset) {
-            offset = self.offsets[other].checked_sub(size)?;
-        }
-        Some(offset)
-    }
-
-    /// A placed tensor that lives at the same time and would share bytes.
-    fn in_the_way(&self, next: usize, offset: u32) -> Option<usize> {
-        let end = offset + self.tensors[next].aligned();
-        (0..self.tensors.len()).find(|&t| {
-            self.placed[t]
-                && self.tensors[t].overlaps(&self.tensors[next])
-                && self.offsets[t] < end
-                && offset < self.end(t)
-        })
-    }
-
-    fn end(&self, tensor: usize) -> u32 {
-        self.offsets[tensor] + self.tensors[tensor].aligned()
-    }
-
-    fn peak(&self) -> u32 {
-        let ends = (0..self.tensors.len()).map(|t| self.end(t));
-        ends.max().unwrap_or(0)
+        let (at, end) = (old.place.offset, old.place.offset + old.demand.size);
+        let apart = |start: u32, size: u32| size == 0 || start + size <= at || end <= start;
+        let reads = self.demand.inputs.map(usize::from).contains(&old.tensor);
+        let (scratch, bytes) = (self.place.scratch, self.demand.scratch);
+        let beside = if old.tensor == self.tensor || reads {
+            bytes == 0 || end <= scratch
+        } else {
+            apart(scratch, bytes)
+        };
+        let to = self.place.offset;
+        let may_share = || reads && last == self.tensor && kernel(self.tensor).may_share(at, to);
+        beside && (old.tensor == self.tensor || apart(to, self.demand.size) || may_share())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layer::{Padding, Size2, Window};
 
-    fn lifetimes(list: &[(u32, u8, u8)]) -> Vec<Lifetime, MAX_TENSORS> {
-        list.iter()
-            .map(|&(size, first, last)| Lifetime { size, first, last })
-            .collect()
-    }
-
-    #[test]
-    fn a_chain_needs_its_two_largest_neighbours() {
-        let chain = lifetimes(&[(784, 0, 1), (21_632, 1, 2), (5_408, 2, 3), (7_744, 3, 4)]);
-        assert_eq!(plan(&chain).peak, 21_632 + 5_408);
-    }
-
-    #[test]
-    fn a_chain_takes_turns_at_both_ends() {
-        // By size, 44 lands above 104, 76 at 0, and 28 above all of them.
-        let chain = lifetimes(&[(104, 0, 1), (44, 1, 2), (28, 2, 3), (76, 3, 4)]);
-        assert_eq!(plan(&chain).peak, 104 + 44);
-    }
-
-    #[test]
-    fn a_residual_keeps_its_shortcut() {
-        // The input is read again in step 3, so three tensors live in step 2.
-        let block = lifetimes(&[(100, 0, 3), (100, 1, 2), (100, 2, 3), (100, 3, 4)]);
-        let plan = plan(&block);
-        assert_eq!(plan.peak, 300);
-    }
-
-    #[test]
-    fn tensors_alive_together_never_share_a_byte() {
-        let mut state = 7u32;
-        let mut random = |below: u32| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) % below
+    fn positions(side: usize, kernel: u8, filters: usize, pooled: bool) -> Positions {
+        let window = Window {
+            kernel: Size2::new(kernel, kernel).unwrap(),
+            stride: Size2::ONE,
+            padding: Padding::Same,
         };
-        for _ in 0..500 {
-            let list: Vec<Lifetime, MAX_TENSORS> = (0..1 + random(20))
-                .map(|_| {
-                    let first = random(20) as u8;
-                    Lifetime {
-                        size: 1 + random(200),
-                        first,
-                        last: first + random(5) as u8,
+        let out = if pooled { side / 2 } else { side };
+        Positions {
+            window,
+            input: Shape::new(side, side, 16).unwrap(),
+            output: Shape::new(out, out, filters).unwrap(),
+            pooled,
+        }
+    }
+
+    #[test]
+    fn a_pointwise_layer_writes_behind_what_it_reads() {
+        assert_eq!(lag(&positions(8, 1, 16, false)), 0);
+        // At the last tile all is written and four positions were still to be read.
+        assert_eq!(lag(&positions(8, 1, 32, false)), 64 * 32 - 64 * 16);
+    }
+
+    #[test]
+    fn a_window_of_three_looks_one_row_back() {
+        // Before the last row of 8 is written up to position 7, the row before it
+        // is needed from position 2 on.
+        let rows = 8;
+        let lag = lag(&positions(rows, 3, 16, false));
+        assert_eq!(lag, ((rows + 4) - 3 + 0) as i64 * 16);
+    }
+
+    #[test]
+    fn no_byte_is_written_before_it_was_read_last() {
+        for positions in [
+            positions(7, 3, 16, false),
+            positions(6, 2, 5, false),
+            positions(8, 3, 24, true),
+            positions(9, 5, 40, false),
+        ] {
+            let lag = lag(&positions);
+            let clash = |lag: i64| clashes(&positions, lag);
+            assert!(!clash(lag), "{positions:?}");
+            assert!(clash(lag - 1), "{positions:?}");
+        }
+    }
+
+    /// Walks through all windows and marks what has been overwritten.
+    fn clashes(positions: &Positions, lag: i64) -> bool {
+        let Positions { window, input, output, .. } = *positions;
+        let (top, left) = window.padding_before(input);
+        let mut written = i64::MIN;
+        let count = output.height() * output.width();
+        for first in (0..count).step_by(positions.group()) {
+            let outputs = positions.group().min(count - first);
+            for position in 0..if positions.pooled { 4 } else { outputs } {
+                let (y, x) = positions.at(first, position);
+                for (ky, kx) in (0..window.kernel.height()).flat_map(|y| (0..window.kernel.width()).map(move |x| (y, x))) {
+                    let (Some(iy), Some(ix)) = ((y + ky).checked_sub(top), (x + kx).checked_sub(left)) else {
+                        continue;
+                    };
+                    let byte = (iy * input.width() + ix) * input.channels();
+                    if iy < input.height() && ix < input.width() && (byte as i64) < written {
+                        return true;
                     }
-                })
-                .collect();
-            let plan = plan(&list);
-            for a in 0..list.len() {
-                assert!(plan.offsets[a].is_multiple_of(ALIGN));
-                assert!(plan.offsets[a] + list[a].size <= plan.peak);
-                for b in 0..a {
-                    let apart = plan.offsets[a] + list[a].size <= plan.offsets[b]
-                        || plan.offsets[b] + list[b].size <= plan.offsets[a];
-                    assert!(apart || !list[a].overlaps(&list[b]));
                 }
             }
+            written = ((first + outputs) * output.channels()) as i64 - lag;
         }
+        false
     }
 }

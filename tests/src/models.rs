@@ -228,6 +228,12 @@ impl Random {
         }
     }
 
+    /// Weights, -127 to 127, sometimes all the same.
+    fn weights(&mut self, count: usize) -> Vec<i8> {
+        let bytes = self.bytes(count).into_iter();
+        bytes.map(|byte| byte.max(-127)).collect()
+    }
+
     fn name(&mut self) -> String {
         let letter = *self.pick(&["a", "ß", "字"]);
         letter.repeat(self.below(64 / letter.len() + 1))
@@ -289,7 +295,7 @@ impl Random {
 
     fn conv_block(&mut self, params: ParamShape) -> Block {
         Block::Conv {
-            weights: self.bytes(params.weights()),
+            weights: self.weights(params.weights()),
             bias: (0..params.channels).map(|_| self.bias()).collect(),
             factors: (0..params.channels)
                 .map(|_| self.multiplier(-31, 31))
@@ -299,7 +305,7 @@ impl Random {
 
     fn dense_block(&mut self, params: ParamShape) -> Block {
         Block::Dense {
-            weights: self.bytes(params.weights()),
+            weights: self.weights(params.weights()),
             bias: (0..params.channels).map(|_| self.bias()).collect(),
             factors: (0..params.channels).map(|_| self.factor()).collect(),
         }

@@ -1,7 +1,7 @@
 //! Element-wise addition.
 
-use super::{Input, Output};
-use crate::arith::Multiplier;
+use super::View;
+use crate::arith::{Clamp, Multiplier};
 
 /// Bits that both inputs are scaled up by before they are brought to one scale.
 pub const LEFT_SHIFT: u32 = 20;
@@ -18,15 +18,18 @@ pub struct AddFactors {
 }
 
 /// `out = clamp(zp + m_out * (m_a * 2^20 (a - zp_a) + m_b * 2^20 (b - zp_b)))`,
-/// each product rounded twice, as TensorFlow Lite's reference does.
-pub fn add(a: Input, b: Input, factors: AddFactors, output: Output) {
+/// each product rounded twice, as TensorFlow Lite's reference does. Elements are
+/// written in order, so that the output may start at an input or before it.
+pub fn add(memory: &mut [i8], a: View, b: View, factors: AddFactors, output: View, clamp: Clamp) {
     let scaled = |value: i8, zero_point: i32, factor: Multiplier| {
         factor.apply((i32::from(value) - zero_point) << LEFT_SHIFT)
     };
-    for ((out, &x), &y) in output.data.iter_mut().zip(a.data).zip(b.data) {
-        let sum = scaled(x, a.zero_point, factors.a) + scaled(y, b.zero_point, factors.b);
-        *out = output
-            .clamp
-            .apply(factors.output.apply(sum).saturating_add(output.zero_point));
+    for index in 0..output.shape.len() {
+        let read = |view: View| memory.get(view.start + index).copied().unwrap_or_default();
+        let sum = scaled(read(a), a.zero_point, factors.a) + scaled(read(b), b.zero_point, factors.b);
+        let shifted = factors.output.apply(sum).saturating_add(output.zero_point);
+        if let Some(out) = memory.get_mut(output.start + index) {
+            *out = clamp.apply(shifted);
+        }
     }
 }

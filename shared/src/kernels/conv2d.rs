@@ -1,166 +1,201 @@
 //! Convolution.
+//!
+//! Four output positions at a time are gathered into columns of 16-bit numbers
+//! and multiplied with two filters at a time, [`tile`](super::tile).
 
-use super::{ConvParams, Input, Output, Overlap, dot, overlap, slide};
+use super::lanes::words;
+use super::tile::{Columns, POSITIONS, Target};
+use super::{ConvParams, Memory, View, overlap, target};
+use crate::arith::Clamp;
 use crate::layer::{Shape, Window};
 
-/// `out[y, x, o] = clamp(zp + m_o * (bias_o + sum (in - zp_in) * w[o, ky, kx, i]))`,
-/// rounded twice as TensorFlow Lite's reference does for convolutions.
-///
-/// Padding stands for real 0, so it adds nothing and is skipped.
-pub fn conv2d(window: Window, input: Input, params: ConvParams, output: Output) {
-    let (zero_point, clamp) = (output.zero_point, output.clamp);
-    slide(
-        window,
-        input.shape,
-        output.data,
-        output.shape,
-        |pixel, rows, columns| {
-            let sums = sums(window, input, params, rows, columns);
-            for (out, (sum, multiplier)) in pixel.iter_mut().zip(sums) {
-                *out = clamp.apply(multiplier.apply(sum).saturating_add(zero_point));
-            }
-        },
-    );
-}
-
-/// [`conv2d`] whose output, of the shape `unpooled`, is never stored: of each
-/// 2x2 window of it only the largest element is, per channel.
-pub fn conv2d_max_pool2d(
-    window: Window,
-    input: Input,
-    params: ConvParams,
-    unpooled: Shape,
-    output: Output,
-) {
-    let width = output.shape.width();
-    let (kernel, stride) = (window.kernel, window.stride);
-    let (top, left) = window.padding_before(input.shape);
-    let (height_in, width_in) = (input.shape.height(), input.shape.width());
-    let pixels = output.data.chunks_exact_mut(unpooled.channels());
-    for (index, pixel) in pixels.enumerate() {
-        pixel.fill(i8::MIN);
-        for at in 0..POOL * POOL {
-            let y = index / width * POOL + at / POOL;
-            let x = index % width * POOL + at % POOL;
-            let rows = overlap(y, stride.height(), top, kernel.height(), height_in);
-            let columns = overlap(x, stride.width(), left, kernel.width(), width_in);
-            let sums = sums(window, input, params, &rows, &columns);
-            for (out, (sum, multiplier)) in pixel.iter_mut().zip(sums) {
-                let scaled = multiplier.apply(sum).saturating_add(output.zero_point);
-                *out = output.clamp.apply(scaled).max(*out);
-            }
-        }
-    }
-}
-
-/// Side and step of the pooling window that a convolution can be fused with.
+/// Side and step of the max pool that a convolution can be fused with.
 pub const POOL: usize = 2;
 
-/// Accumulator and factor of each filter, for one position of the window.
-fn sums<'a>(
-    window: Window,
-    input: Input<'a>,
-    params: ConvParams<'a>,
-    rows: &Overlap,
-    columns: &Overlap,
-) -> impl Iterator<Item = (i32, crate::arith::Multiplier)> + use<'a> {
-    let channels = input.shape.channels();
-    let row = input.shape.width() * channels;
-    let kernel_row = window.kernel.width() * channels;
-    let fan_in = window.kernel.height() * kernel_row;
-    let zero_point = input.zero_point as i16;
-    let run = columns.input.len() * channels;
-    let input_start = rows.input.start * row + columns.input.start * channels;
-    let weight_start = rows.kernel_start * kernel_row + columns.kernel_start * channels;
-    let height = rows.input.len();
-    let filters = params.weights.chunks_exact(fan_in).zip(params.channels());
-    filters.map(move |(filter, (bias, multiplier))| {
-        let mut sum = bias;
-        for ky in 0..height {
-            let from = input_start + ky * row;
-            let weights = weight_start + ky * kernel_row;
-            sum += dot(
-                &input.data[from..from + run],
-                zero_point,
-                &filter[weights..weights + run],
-            );
-        }
-        (sum, multiplier)
-    })
+/// The positions of a convolution's windows, in the order in which they are
+/// computed: four at a time or, pooled, the four of one output at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Positions {
+    /// Window.
+    pub window: Window,
+    /// Shape that the window moves over.
+    pub input: Shape,
+    /// Shape that is written.
+    pub output: Shape,
+    /// Whether of each 2x2 positions only the largest is written, per channel.
+    pub pooled: bool,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::arith::Clamp;
-    use crate::kernels::pool2d::max_pool2d;
-    use crate::layer::{Padding, Size2};
-
-    fn output(shape: Shape, clamp: Clamp, data: &mut [i8]) -> Output<'_> {
-        Output {
-            shape,
-            zero_point: -5,
-            clamp,
-            data,
-        }
+impl Positions {
+    /// Outputs, per channel, that are written at a time.
+    pub fn group(&self) -> usize {
+        if self.pooled { 1 } else { POSITIONS }
     }
 
-    #[test]
-    fn fused_with_a_pool_it_gives_what_both_give() {
-        let shape = |h, w, c| Shape::new(h, w, c).unwrap();
-        let two = Size2::new(2, 2).unwrap();
-        let cases = [
-            (shape(7, 8, 3), 3, 2, Padding::Valid),
-            (shape(6, 9, 2), 5, 3, Padding::Same),
-        ];
-        for (input_shape, filters, side, padding) in cases {
-            let window = Window {
-                kernel: Size2::new(side, side).unwrap(),
-                stride: Size2::ONE,
-                padding,
-            };
-            let mut data = vec![0; input_shape.len()];
-            crate::golden::fill(1, 0, &mut data);
-            let mut weights = vec![0; filters * window.kernel.area() * input_shape.channels()];
-            crate::golden::fill(2, 0, &mut weights);
-            let params = ConvParams {
-                weights: &weights,
-                readable: &weights,
-                bias: &vec![7i32.to_le_bytes(); filters],
-                mantissas: &vec![0x5432_1000i32.to_le_bytes(); filters],
-                shifts: &vec![-9; filters],
-            };
-            let (height, width) = window.output(input_shape).unwrap();
-            let unpooled = shape(height, width, filters);
-            let pooled = shape(height / 2, width / 2, filters);
-            let input = Input {
-                shape: input_shape,
-                zero_point: 3,
-                data: &data,
-            };
-            let (mut between, mut apart) = (vec![0; unpooled.len()], vec![0; pooled.len()]);
-            let mut fused = apart.clone();
-            let clamp = Clamp { min: -5, max: 90 };
-            let all = Clamp {
-                min: -128,
-                max: 127,
-            };
-            conv2d(window, input, params, output(unpooled, clamp, &mut between));
-            let stored = Input {
-                shape: unpooled,
-                zero_point: -5,
-                data: &between,
-            };
-            let pool = Window {
-                kernel: two,
-                stride: two,
-                padding: Padding::Valid,
-            };
-            max_pool2d(pool, stored, output(pooled, all, &mut apart));
-            let to = output(pooled, clamp, &mut fused);
-            conv2d_max_pool2d(window, input, params, unpooled, to);
-            assert_eq!(fused, apart);
-            assert!(fused.iter().any(|value| (-4..90).contains(value)));
+    /// Row and column of the window at a position of the tile that starts with
+    /// output number `first`.
+    pub fn at(&self, first: usize, position: usize) -> (usize, usize) {
+        let width = self.output.width();
+        if self.pooled {
+            let (y, x) = (first / width, first % width);
+            (POOL * y + position / POOL, POOL * x + position % POOL)
+        } else {
+            ((first + position) / width, (first + position) % width)
         }
+    }
+}
+
+/// A convolution over tensors in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Conv2d<'a> {
+    /// Window.
+    pub window: Window,
+    /// What it reads.
+    pub input: View,
+    /// Weights.
+    pub params: ConvParams<'a>,
+    /// What it writes.
+    pub output: View,
+    /// Range of the fused activation.
+    pub clamp: Clamp,
+    /// Whether of each 2x2 positions only the largest is written, per channel.
+    pub pooled: bool,
+}
+
+/// Bytes of scratch of [`conv2d`], a multiple of 4.
+pub fn scratch_bytes(fan_in: usize, input: Shape, output: Shape, pooled: bool) -> usize {
+    let blocks = fan_in.div_ceil(4);
+    let patch = if input.channels().is_multiple_of(4) {
+        0
+    } else {
+        4 * blocks
+    };
+    let rows = if pooled { 1 } else { POSITIONS };
+    let filters = output.channels();
+    let positions = output.height() * output.width();
+    let staging = if filters.is_multiple_of(2) && positions.is_multiple_of(rows) {
+        0
+    } else {
+        rows * filters.next_multiple_of(2)
+    };
+    2 * blocks * size_of::<Columns>() + patch + staging.next_multiple_of(4)
+}
+
+/// `out[y, x, o] = clamp(zp + m_o * (bias_o + sum (in - zp_in) * w[o, ky, kx, i]))`,
+/// rounded twice as TensorFlow Lite's reference does for convolutions. Where it
+/// is pooled, the largest accumulator may be found first: scaling keeps the order.
+///
+/// Padding stands for real 0. Positions are written in order, four at a time or,
+/// pooled, one at a time, after their windows have been read, so that the output
+/// may overlap the input as far as [`crate::plan::lag`] says.
+pub fn conv2d(memory: Memory, conv: Conv2d) {
+    let Conv2d { input, output, .. } = conv;
+    let filters = output.shape.channels();
+    let stride = filters.next_multiple_of(2);
+    let blocks = conv.params.weights.fan_in().div_ceil(4);
+    let (columns, rest) = split(memory.scratch, 2 * blocks * POSITIONS);
+    let columns = columns.as_chunks_mut().0;
+    let patch_words = match input.shape.channels() % 4 {
+        0 => 0,
+        _ => blocks,
+    };
+    let (patch, staging) = split(rest, patch_words);
+    let staging: &mut [i8] = bytemuck::cast_slice_mut(staging);
+    // What lies between the fan-in and the last word stays real 0.
+    bytemuck::cast_slice_mut(patch).fill(input.zero_point as i8);
+
+    let walk = Positions {
+        window: conv.window,
+        input: input.shape,
+        output: output.shape,
+        pooled: conv.pooled,
+    };
+    let rows = walk.group();
+    let positions = output.shape.height() * output.shape.width();
+    for first in (0..positions).step_by(rows) {
+        for position in 0..POSITIONS {
+            let at = walk.at(first, position);
+            gather(&conv, memory.tensors, at, patch, columns, position);
+        }
+        let count = rows.min(positions - first);
+        let start = output.start + first * filters;
+        let whole = memory.tensors.get_mut(start..start + count * filters);
+        let outputs = whole.unwrap_or_default();
+        let multiply = |rows: &mut [i8]| {
+            let columns = columns.get(..words(conv.params.weights.fan_in()));
+            let target = Target {
+                rows,
+                stride,
+                zero_point: output.zero_point,
+                pooled: conv.pooled,
+            };
+            target::multiply(conv.params, columns.unwrap_or_default(), target);
+        };
+        if count == rows && stride == filters {
+            multiply(outputs);
+        } else {
+            let staging = staging.get_mut(..rows * stride).unwrap_or_default();
+            multiply(staging);
+            for (to, from) in outputs.chunks_mut(filters).zip(staging.chunks(stride)) {
+                to.copy_from_slice(from.get(..filters).unwrap_or_default());
+            }
+        }
+        conv.clamp.cut(outputs);
+    }
+}
+
+fn split<T>(slice: &mut [T], at: usize) -> (&mut [T], &mut [T]) {
+    slice.split_at_mut_checked(at).unwrap_or_default()
+}
+
+/// Brings what the window covers at `(y, x)` into the columns of a position;
+/// padding is real 0. Positions behind the last one have no rows to cover.
+fn gather(
+    conv: &Conv2d,
+    tensors: &[i8],
+    (y, x): (usize, usize),
+    patch: &mut [u32],
+    columns: &mut [Columns],
+    position: usize,
+) {
+    let Conv2d { window, input, .. } = *conv;
+    let (kernel, stride) = (window.kernel, window.stride);
+    let (top, left) = window.padding_before(input.shape);
+    let (height, width) = (input.shape.height(), input.shape.width());
+    let rows = overlap(y, stride.height(), top, kernel.height(), height);
+    let across = overlap(x, stride.width(), left, kernel.width(), width);
+    let channels = input.shape.channels();
+    let kernel_row = kernel.width() * channels;
+    let run = across.input.len() * channels;
+    let padded = rows.input.len() * run != kernel.height() * kernel_row;
+    let to = rows.kernel_start * kernel_row + across.kernel_start * channels;
+    let from = input.start + (rows.input.start * width + across.input.start) * channels;
+    let runs = (0..rows.input.len()).map(|row| {
+        let from = from + row * width * channels;
+        let run = tensors.get(from..from + run).unwrap_or_default();
+        (to + row * kernel_row, run)
+    });
+    if channels.is_multiple_of(4) {
+        if padded {
+            for column in columns.iter_mut() {
+                column[position] = 0;
+            }
+        }
+        for (to, run) in runs {
+            let columns = columns.get_mut(to / 2..).unwrap_or_default();
+            let bytes: &[u8] = bytemuck::cast_slice(run);
+            target::widen(bytes.as_chunks().0, input.zero_point, columns, position);
+        }
+    } else {
+        let bytes: &mut [i8] = bytemuck::cast_slice_mut(patch);
+        if padded {
+            bytes.fill(input.zero_point as i8);
+        }
+        for (to, run) in runs {
+            for (to, &from) in bytes.iter_mut().skip(to).zip(run) {
+                *to = from;
+            }
+        }
+        target::widen(bytemuck::cast_slice(patch), input.zero_point, columns, position);
     }
 }

@@ -1,19 +1,73 @@
 //! Fully connected layer.
 
-use super::{DenseParams, Input, Output, dot};
+use super::lanes::{SEGMENT, words};
+use super::{DenseParams, Input, Output, target, tile};
 use crate::arith::scale;
+
+/// Bytes of scratch of [`dense`], a multiple of 4.
+pub fn scratch_bytes(fan_in: usize, units: usize) -> usize {
+    4 * (fan_in.div_ceil(4) * 2).min(SEGMENT) + 4 * units.next_multiple_of(2)
+}
 
 /// `out[o] = clamp(zp + round(m_o * (bias_o + sum (in_i - zp_in) * w[o, i])))`,
 /// rounded once as TensorFlow Lite's reference does for fully connected layers.
-pub fn dense(input: Input, params: DenseParams, output: Output) {
-    let rows = params
-        .weights
-        .chunks_exact(input.shape.len())
-        .zip(params.units());
-    for (out, (row, (bias, factor))) in output.data.iter_mut().zip(rows) {
-        let sum = bias + dot(input.data, input.zero_point as i16, row);
-        *out = output
-            .clamp
-            .apply(scale(sum, factor).saturating_add(output.zero_point));
+///
+/// A segment of the input is widened to 16 bits and meets all units before the
+/// next one is.
+pub fn dense(input: Input, params: DenseParams, output: Output, scratch: &mut [u32]) {
+    let fan_in = input.data.len();
+    let wide = (fan_in.div_ceil(4) * 2).min(SEGMENT);
+    let (wide, sums) = scratch.split_at_mut_checked(wide).unwrap_or_default();
+    let (sums, _) = bytemuck::cast_slice_mut(sums).as_chunks_mut::<2>();
+    let pairs = output.data.len().div_ceil(2);
+    let sums = sums.get_mut(..pairs).unwrap_or_default();
+    sums.fill([0; 2]);
+    let row = words(fan_in);
+    for (index, segment) in input.data.chunks(2 * SEGMENT).enumerate() {
+        target::widen_row(segment, input.zero_point, wide);
+        let start = index * SEGMENT;
+        let end = row.min(start + SEGMENT);
+        for (sums, pair) in sums.iter_mut().zip(params.weights.pairs()) {
+            target::dot_pair(wide, pair.get(start..end).unwrap_or_default(), sums);
+        }
     }
+    let sums = sums.as_flattened().iter().zip(params.units());
+    for (out, (sum, (bias, factor))) in output.data.iter_mut().zip(sums) {
+        let scaled = scale(bias.wrapping_add(*sum), factor);
+        *out = output.clamp.apply(scaled.saturating_add(output.zero_point));
+    }
+}
+
+/// Widens up to 2 [`SEGMENT`] inputs in the order of [`super::lanes`], less the
+/// zero point; those missing from the last four are 0.
+pub fn widen_row(input: &[i8], zero_point: i32, wide: &mut [u32]) {
+    let mut column = [[0; tile::POSITIONS]; 2];
+    let mut widen = |bytes: [u8; 4], wide: &mut [u32; 2]| {
+        tile::widen(&[bytes], zero_point, &mut column, 0);
+        *wide = [column[0][0], column[1][0]];
+    };
+    let (fours, rest) = bytemuck::cast_slice::<_, u8>(input).as_chunks();
+    let mut words = wide.as_chunks_mut().0.iter_mut();
+    for (&bytes, wide) in fours.iter().zip(&mut words) {
+        widen(bytes, wide);
+    }
+    if let (false, Some(wide)) = (rest.is_empty(), words.next()) {
+        let mut bytes = [zero_point as u8; 4];
+        bytes.iter_mut().zip(rest).for_each(|(to, &from)| *to = from);
+        widen(bytes, wide);
+    }
+}
+
+/// Adds the products of at most [`SEGMENT`] words of two units to their sums.
+pub fn dot_pair(wide: &[u32], lanes: &[[u8; 4]], sums: &mut [i32; 2]) {
+    let (mut mixed, mut low) = (0i32, 0i32);
+    for (&x, &[a, b, c, d]) in wide.iter().zip(lanes) {
+        let x = bytemuck::cast(x);
+        let lanes = [[a, b], [c, d]].map(i16::from_le_bytes);
+        mixed = mixed.wrapping_add(tile::product(lanes, x));
+        let lows = lanes.map(|lane| i16::from(lane as i8));
+        low = low.wrapping_add(tile::product(lows, x));
+    }
+    sums[0] = sums[0].wrapping_add(low);
+    sums[1] = sums[1].wrapping_add(mixed.wrapping_sub(low) >> 8);
 }

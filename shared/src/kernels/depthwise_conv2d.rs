@@ -1,52 +1,143 @@
 //! Depthwise convolution.
+//!
+//! One channel at a time is copied into a plane of 16-bit numbers with its
+//! padding, so that its outputs may take the place of its inputs.
 
-use super::{ConvParams, Input, Output, slide};
-use crate::layer::Window;
+use super::target;
+use super::{DepthwiseParams, Memory, View};
+use crate::arith::{Clamp, Multiplier};
+use crate::layer::{Shape, Window};
 
-/// Output channels whose accumulators are kept at once.
-const GROUP: usize = 8;
+/// A depthwise convolution over tensors in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct DepthwiseConv2d<'a> {
+    /// Window.
+    pub window: Window,
+    /// What it reads.
+    pub input: View,
+    /// Weights.
+    pub params: DepthwiseParams<'a>,
+    /// What it writes.
+    pub output: View,
+    /// Range of the fused activation.
+    pub clamp: Clamp,
+}
 
-/// `out[y, x, o] = clamp(zp + m_o * (bias_o + sum (in[.., o / multiplier] - zp_in) * w[ky, kx, o]))`,
-/// rounded twice as TensorFlow Lite's reference does for convolutions.
-pub fn depthwise_conv2d(window: Window, input: Input, params: ConvParams, output: Output) {
-    let (width, channels) = (input.shape.width(), input.shape.channels());
-    let outputs = output.shape.channels();
-    let multiplier = outputs / channels;
-    let zero_point = input.zero_point;
+/// Size of a plane.
+#[derive(Clone, Copy, Debug)]
+pub struct Plane {
+    /// Rows: all that some window covers.
+    pub height: usize,
+    /// 16-bit numbers from one row to the next, even.
+    pub stride: usize,
+}
 
-    slide(
-        window,
-        input.shape,
-        output.data,
-        output.shape,
-        |pixel, rows, columns| {
-            for (group, outs) in pixel.chunks_mut(GROUP).enumerate() {
-                let first = group * GROUP;
-                let mut sums = [0; GROUP];
-                for (ky, iy) in (rows.kernel_start..).zip(rows.input.clone()) {
-                    for (kx, ix) in (columns.kernel_start..).zip(columns.input.clone()) {
-                        let at = (iy * width + ix) * channels;
-                        let weight = (ky * window.kernel.width() + kx) * outputs + first;
-                        let weights = &params.weights[weight..weight + outs.len()];
-                        let products = sums.iter_mut().zip(weights);
-                        if multiplier == 1 {
-                            let xs = &input.data[at + first..at + first + outs.len()];
-                            for ((sum, &w), &x) in products.zip(xs) {
-                                *sum += (i32::from(x) - zero_point) * i32::from(w);
-                            }
-                        } else {
-                            for ((sum, &w), o) in products.zip(first..) {
-                                let x = input.data[at + o / multiplier];
-                                *sum += (i32::from(x) - zero_point) * i32::from(w);
-                            }
-                        }
-                    }
-                }
-                for ((out, o), sum) in outs.iter_mut().zip(first..).zip(sums) {
-                    let scaled = params.factor(o).apply(params.bias(o) + sum);
-                    *out = output.clamp.apply(scaled.saturating_add(output.zero_point));
-                }
-            }
-        },
-    );
+impl Plane {
+    /// The plane that a window needs for an output of this shape.
+    pub fn new(window: Window, output: Shape) -> Self {
+        let side = |outputs: usize, stride: usize, kernel: usize| (outputs - 1) * stride + kernel;
+        let (kernel, stride) = (window.kernel, window.stride);
+        Self {
+            height: side(output.height(), stride.height(), kernel.height()),
+            stride: side(output.width(), stride.width(), kernel.width()).next_multiple_of(2),
+        }
+    }
+
+    /// Words of two numbers.
+    pub fn words(self) -> usize {
+        self.height * self.stride / 2
+    }
+}
+
+/// One filter over one plane.
+#[derive(Clone, Copy, Debug)]
+pub struct Filter<'a> {
+    /// Window.
+    pub window: Window,
+    /// Weights, row by row.
+    pub weights: &'a [i8],
+    /// Bias.
+    pub bias: i32,
+    /// Factor.
+    pub factor: Multiplier,
+    /// Zero point of the output.
+    pub zero_point: i32,
+    /// Rows, columns and channels of the output.
+    pub output: Shape,
+}
+
+/// `out[y, x, o] = clamp(zp + m_o * (bias_o + sum (in[.., o / multiplier] - zp_in) * w[o, ky, kx]))`,
+/// rounded twice as TensorFlow Lite's reference does for convolutions. The output
+/// may be the input where both have one shape.
+pub fn depthwise_conv2d(memory: Memory, conv: DepthwiseConv2d) {
+    let DepthwiseConv2d { input, output, .. } = conv;
+    let plane = Plane::new(conv.window, output.shape);
+    let cells = memory.scratch.get_mut(..plane.words()).unwrap_or_default();
+    cells.fill(0);
+    let area = conv.window.kernel.area();
+    let multiplier = output.shape.channels() / input.shape.channels();
+    let filters = conv.params.weights.chunks_exact(area);
+    let filters = filters.zip(conv.params.channels.iter());
+    for (o, (weights, (bias, factor))) in filters.enumerate() {
+        if o.is_multiple_of(multiplier) {
+            let cells = bytemuck::cast_slice_mut(cells);
+            copy_channel(&conv, memory.tensors, o / multiplier, plane, cells);
+        }
+        let filter = Filter {
+            window: conv.window,
+            weights,
+            bias,
+            factor,
+            zero_point: output.zero_point,
+            output: output.shape,
+        };
+        let end = output.start + output.shape.len();
+        let outputs = memory.tensors.get_mut(output.start + o..end);
+        target::filter_plane(cells, plane, filter, outputs.unwrap_or_default());
+    }
+    let outputs = output.start..output.start + output.shape.len();
+    conv.clamp
+        .cut(memory.tensors.get_mut(outputs).unwrap_or_default());
+}
+
+/// Copies what the windows cover of a channel, less the zero point; padding is 0
+/// already.
+fn copy_channel(
+    conv: &DepthwiseConv2d,
+    tensors: &[i8],
+    channel: usize,
+    plane: Plane,
+    cells: &mut [i16],
+) {
+    let input = conv.input;
+    let channels = input.shape.channels();
+    let (top, left) = conv.window.padding_before(input.shape);
+    let start = input.start + channel;
+    let data = tensors.get(start..input.start + input.shape.len());
+    let rows = data.unwrap_or_default().chunks(input.shape.width() * channels);
+    for (cells, row) in cells.chunks_mut(plane.stride).skip(top).zip(rows) {
+        for (cell, &x) in cells.iter_mut().skip(left).zip(row.iter().step_by(channels)) {
+            *cell = i16::from(x) - input.zero_point as i16;
+        }
+    }
+}
+
+/// Writes a filter's outputs, one every `output.channels()` bytes, without an
+/// activation.
+pub fn filter_plane(cells: &[u32], plane: Plane, filter: Filter, outputs: &mut [i8]) {
+    let cells: &[i16] = bytemuck::cast_slice(cells);
+    let (kernel, stride) = (filter.window.kernel, filter.window.stride);
+    let (width, channels) = (filter.output.width(), filter.output.channels());
+    for (index, out) in outputs.iter_mut().step_by(channels).enumerate() {
+        let (y, x) = (index / width, index % width);
+        let from = y * stride.height() * plane.stride + x * stride.width();
+        let rows = cells.get(from..).unwrap_or_default().chunks(plane.stride);
+        let weights = filter.weights.chunks(kernel.width());
+        let products = rows.zip(weights).flat_map(|(row, weights)| {
+            let pairs = row.iter().zip(weights);
+            pairs.map(|(&x, &w)| i32::from(x) * i32::from(w))
+        });
+        let sum = products.sum();
+        *out = super::tile::finish(sum, filter.bias, filter.factor, filter.zero_point);
+    }
 }

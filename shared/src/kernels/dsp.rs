@@ -3,16 +3,17 @@
 //!
 //! `SMLAD` multiplies two pairs of 16-bit numbers and adds both products to an
 //! accumulator. `SXTB16` widens bytes 0 and 2 of a word to such a pair, or 1 and
-//! 3 where it rotates first. Inputs and weights are widened in the same order,
-//! so pairs meet their partners without being re-ordered.
+//! 3 where it rotates first: of a word of [`super::lanes`] it gives the first
+//! filter's weights.
 #![allow(unsafe_code)]
 
 use core::arch::{asm, naked_asm};
 
-use super::conv2d::POOL;
-use super::{ConvParams, DenseParams, Input, Output, Overlap, dot, overlap};
-use crate::arith::{Clamp, scale};
-use crate::layer::{Shape, Window};
+use super::depthwise_conv2d::{Filter, Plane};
+use super::lanes::{SEGMENT, words};
+use super::tile::{Columns, Target};
+use super::{Channels, ConvParams, Input, Output};
+use crate::layer::Window;
 
 /// Lets the assembler of a naked function, which does not know the CPU, take
 /// the instructions. Armv7E-M always has them.
@@ -29,454 +30,399 @@ macro_rules! arch {
     };
 }
 
-/// Four accumulators: filter 0 at positions 0 and 1, then filter 1 at both.
-type Tile = [i32; 4];
-
-/// Sixteen-bit inputs of four products at two positions: position 0 bytes 0
-/// and 2, bytes 1 and 3, then position 1.
-type Columns = [u32; 4];
-
-/// As [`super::conv2d::conv2d`]. Two output positions at a time are gathered
-/// into `scratch` as 16-bit numbers and meet two filters at a time.
-pub fn conv2d(
-    window: Window,
-    input: Input,
-    params: ConvParams,
-    output: Output,
-    scratch: &mut [u32],
-) {
-    let fan_in = window.kernel.area() * input.shape.channels();
-    let blocks = fan_in.div_ceil(4);
-    let filters = output.shape.channels();
-    let Some(rows) = Rows::new(params, fan_in, filters) else {
-        return super::conv2d::conv2d(window, input, params, output);
-    };
-    // The plan has room for the scratch of every layer.
-    let (patch, columns) = scratch.split_at_mut_checked(blocks).unwrap_or_default();
-    let columns = columns.as_chunks_mut().0;
-    let Some(columns) = columns.get_mut(..blocks) else {
-        return;
-    };
-    let width = output.shape.width();
-    // What lies between the fan-in and the last word stays real 0.
-    bytemuck::cast_slice_mut(patch).fill(input.zero_point as i8);
-    let (mut y, mut x) = (0, 0);
-    for pixels in output.data.chunks_mut(2 * filters) {
-        let (first, second) = pixels.split_at_mut_checked(filters).unwrap_or_default();
-        let positions = if second.is_empty() { 1 } else { 2 };
-        for position in 0..positions {
-            gather(window, input, (y, x), bytemuck::cast_slice_mut(patch));
-            widen(patch, input.zero_point, columns, position);
-            x += 1;
-            if x == width {
-                (y, x) = (y + 1, 0);
-            }
-        }
-        rows.multiply(columns, output.zero_point, first, second);
-    }
-    clamp(output.clamp, output.data);
+/// Whether [`requantise!`] gives what [`super::tile::finish`] gives: shifts below
+/// 0, and accumulators below 2^30 in size.
+fn fits(channels: Channels, fan_in: usize) -> bool {
+    let in_range = |&bias: &[u8; 4]| i32::from_le_bytes(bias).unsigned_abs() < 1 << 29;
+    let shifts = |&shift: &i8| shift < 0;
+    fan_in <= 1 << 14 && channels.bias.iter().all(in_range) && real(channels).iter().all(shifts)
 }
 
-/// As [`super::conv2d::conv2d_max_pool2d`]. The largest of four accumulators is
-/// found before it is scaled: scaling keeps the order.
-pub fn conv2d_max_pool2d(
-    window: Window,
-    input: Input,
-    params: ConvParams,
-    unpooled: Shape,
-    output: Output,
-    scratch: &mut [u32],
-) {
-    let fan_in = window.kernel.area() * input.shape.channels();
-    let blocks = fan_in.div_ceil(4);
-    let filters = unpooled.channels();
-    let Some(rows) = Rows::new(params, fan_in, filters) else {
-        return super::conv2d::conv2d_max_pool2d(window, input, params, unpooled, output);
-    };
-    let (patch, columns) = scratch.split_at_mut_checked(blocks).unwrap_or_default();
-    let (upper, lower) = columns
-        .as_chunks_mut()
-        .0
-        .split_at_mut_checked(blocks)
-        .unwrap_or_default();
-    let Some(lower) = lower.get_mut(..blocks) else {
-        return;
-    };
-    bytemuck::cast_slice_mut(patch).fill(input.zero_point as i8);
-    let (mut y, mut x) = (0, 0);
-    for pixel in output.data.chunks_exact_mut(filters) {
-        for (columns, y) in [(&mut *upper, y), (&mut *lower, y + 1)] {
-            for position in 0..POOL {
-                let at = (y, x + position);
-                gather(window, input, at, bytemuck::cast_slice_mut(patch));
-                widen(patch, input.zero_point, columns, position);
-            }
-        }
-        rows.multiply_max(upper, lower, output.zero_point, pixel);
-        x += POOL;
-        if x == POOL * output.shape.width() {
-            (y, x) = (y + POOL, 0);
-        }
-    }
-    clamp(output.clamp, output.data);
-}
-
-/// Cuts outputs to the range of a fused activation, where it is not all of int8.
-fn clamp(range: Clamp, data: &mut [i8]) {
-    if (range.min, range.max) != (i8::MIN, i8::MAX) {
-        for value in data {
-            *value = range.apply((*value).into());
-        }
+/// The shifts without the 0 behind an odd number of channels, whose mantissa is 0
+/// as well.
+fn real<'a>(channels: Channels<'a>) -> &'a [i8] {
+    match (channels.shifts, channels.mantissas) {
+        ([shifts @ .., 0], [.., [0, 0, 0, 0]]) => shifts,
+        (shifts, _) => shifts,
     }
 }
 
-/// The filters of a convolution, each a row of `fan_in` weights that may be
-/// read up to the end of its last word, with factors below 1/2 and accumulators
-/// that fit 31 bits.
-struct Rows<'a> {
-    params: ConvParams<'a>,
-    fan_in: usize,
-}
-
-impl<'a> Rows<'a> {
-    /// Fan-in from which products could leave 29 bits.
-    const MAX_FAN_IN: usize = 1 << 14;
-    /// Bias from which an accumulator could leave 30 bits.
-    const MAX_BIAS: u32 = 1 << 29;
-
-    /// `None` where a filter is beyond these limits, which few networks reach.
-    fn new(params: ConvParams<'a>, fan_in: usize, filters: usize) -> Option<Self> {
-        let whole = params.readable.len() >= filters * fan_in + 3;
-        let biases = params.bias.iter().map(|&bias| i32::from_le_bytes(bias));
-        let fits = whole
-            && fan_in <= Self::MAX_FAN_IN
-            && biases
-                .map(i32::unsigned_abs)
-                .all(|bias| bias < Self::MAX_BIAS)
-            && params.shifts.iter().all(|&shift| shift < 0);
-        fits.then_some(Self { params, fan_in })
+/// As [`super::tile::multiply`].
+pub fn multiply(params: ConvParams, columns: &[Columns], target: Target) {
+    let channels = params.channels;
+    let fan_in = params.weights.fan_in();
+    let pairs = channels.bias.len() / 2;
+    let lanes: Result<&[u32], _> = bytemuck::try_cast_slice(params.weights.bytes());
+    let rows = if target.pooled { 1 } else { super::tile::POSITIONS };
+    let whole = lanes.is_ok_and(|lanes| lanes.len() == words(fan_in) * pairs)
+        && columns.len() == words(fan_in)
+        && channels.mantissas.len() == 2 * pairs
+        && channels.shifts.len() == 2 * pairs
+        && target.stride == 2 * pairs
+        && target.rows.len() == rows * target.stride
+        && pairs > 0;
+    if !whole || !fits(channels, fan_in) {
+        return super::tile::multiply(params, columns, target);
     }
-
-    /// Writes all filters' outputs at one or two positions, not clamped yet.
-    #[inline(never)]
-    fn multiply(&self, columns: &[Columns], zero_point: i32, first: &mut [i8], second: &mut [i8]) {
-        let ConvParams {
-            readable,
-            bias,
-            mantissas,
-            shifts,
-            ..
-        } = self.params;
-        let filters = bias.as_chunks().0.iter().zip(mantissas.as_chunks().0);
-        let filters = filters.zip(shifts.as_chunks().0);
-        let rows = readable.chunks(2 * self.fan_in);
-        let outputs = first.as_chunks_mut().0.iter_mut();
-        let mut more = second.as_chunks_mut().0.iter_mut();
-        for (((([b0, b1], [m0, m1]), [s0, s1]), row), [y0, y1]) in filters.zip(rows).zip(outputs) {
-            let (bias0, bias1) = (i32::from_le_bytes(*b0), i32::from_le_bytes(*b1));
-            let mut tile = [bias0, bias0, bias1, bias1];
-            self.dot(columns, row, self.fan_in, &mut tile);
-            let (m0, m1) = (i32::from_le_bytes(*m0), i32::from_le_bytes(*m1));
-            *y0 = scaled(tile[0], m0, *s0, zero_point);
-            *y1 = scaled(tile[2], m1, *s1, zero_point);
-            if let Some([z0, z1]) = more.next() {
-                *z0 = scaled(tile[1], m0, *s0, zero_point);
-                *z1 = scaled(tile[3], m1, *s1, zero_point);
-            }
-        }
-        if !bias.len().is_multiple_of(2) {
-            self.multiply_last(columns, zero_point, first, second);
-        }
-    }
-
-    /// Writes the largest of four positions' outputs of every filter, not
-    /// clamped yet.
-    #[inline(never)]
-    fn multiply_max(
-        &self,
-        upper: &[Columns],
-        lower: &[Columns],
-        zero_point: i32,
-        output: &mut [i8],
-    ) {
-        let ConvParams {
-            readable,
-            bias,
-            mantissas,
-            shifts,
-            ..
-        } = self.params;
-        let largest = |row: &[i8], next| {
-            let mut tiles = [[0; 4]; 2];
-            self.dot(upper, row, next, &mut tiles[0]);
-            self.dot(lower, row, next, &mut tiles[1]);
-            let [[a, b, c, d], [e, f, g, h]] = tiles;
-            [a.max(b).max(e).max(f), c.max(d).max(g).max(h)]
-        };
-        let filters = bias.as_chunks().0.iter().zip(mantissas.as_chunks().0);
-        let filters = filters.zip(shifts.as_chunks().0);
-        let rows = readable.chunks(2 * self.fan_in);
-        let outputs = output.as_chunks_mut().0.iter_mut();
-        for (((([b0, b1], [m0, m1]), [s0, s1]), row), [y0, y1]) in filters.zip(rows).zip(outputs) {
-            let [sum0, sum1] = largest(row, self.fan_in);
-            let (sum0, sum1) = (
-                sum0 + i32::from_le_bytes(*b0),
-                sum1 + i32::from_le_bytes(*b1),
-            );
-            *y0 = scaled(sum0, i32::from_le_bytes(*m0), *s0, zero_point);
-            *y1 = scaled(sum1, i32::from_le_bytes(*m1), *s1, zero_point);
-        }
-        if let ([.., last], false) = (output, bias.len().is_multiple_of(2)) {
-            let filter = bias.len() - 1;
-            let row = readable.get(filter * self.fan_in..).unwrap_or_default();
-            let sum = largest(row, 0)[0] + self.params.bias(filter);
-            let factor = self.params.factor(filter);
-            *last = scaled(sum, factor.mantissa(), factor.shift(), zero_point);
-        }
-    }
-
-    /// The last one of an odd number of filters.
-    fn multiply_last(
-        &self,
-        columns: &[Columns],
-        zero_point: i32,
-        first: &mut [i8],
-        second: &mut [i8],
-    ) {
-        let last = self.params.bias.len() - 1;
-        let bias = self.params.bias(last);
-        let mut tile = [bias; 4];
-        let row = self.params.readable.get(last * self.fan_in..);
-        self.dot(columns, row.unwrap_or_default(), 0, &mut tile);
-        let factor = self.params.factor(last);
-        for (sum, output) in tile.into_iter().zip([first, second]) {
-            if let Some(y) = output.get_mut(last) {
-                *y = scaled(sum, factor.mantissa(), factor.shift(), zero_point);
-            }
-        }
-    }
-
-    /// Adds to `tile` the products of the row at the start of `rows` and the one
-    /// `next` bytes behind it.
-    fn dot(&self, columns: &[Columns], rows: &[i8], next: usize, tile: &mut Tile) {
-        // SAFETY: `new` has checked that every row may be read to the end of
-        // its last word, and `rows` is a part of the same bytes. What is read
-        // past the fan-in meets zeroes in `columns`.
-        unsafe {
-            let row = rows.as_ptr();
-            dot_2x2(
-                columns.as_ptr(),
-                row,
-                row.wrapping_add(next),
-                columns.len(),
-                tile,
-            );
-        }
+    // SAFETY: the lengths have been checked to be those that `tile` reads and
+    // writes, and the lanes to be aligned.
+    unsafe {
+        tile(
+            params.weights.bytes().as_ptr().cast(),
+            columns.as_ptr(),
+            words(fan_in),
+            pairs,
+            channels.bias.as_ptr(),
+            channels.mantissas.as_ptr(),
+            channels.shifts.as_ptr(),
+            target.rows.as_mut_ptr(),
+            target.stride,
+            target.zero_point,
+            target.pooled.into(),
+        );
     }
 }
 
-/// Copies what the window covers at an output position; padding is real 0.
-fn gather(window: Window, input: Input, (y, x): (usize, usize), patch: &mut [i8]) {
-    let (kernel, stride) = (window.kernel, window.stride);
-    let (top, left) = window.padding_before(input.shape);
-    let (height, width) = (input.shape.height(), input.shape.width());
-    let rows: Overlap = overlap(y, stride.height(), top, kernel.height(), height);
-    let columns = overlap(x, stride.width(), left, kernel.width(), width);
-    let channels = input.shape.channels();
-    let kernel_row = kernel.width() * channels;
-    let run = columns.input.len() * channels;
-    if rows.input.len() * run != kernel.height() * kernel_row {
-        patch.fill(input.zero_point as i8);
-    }
-    for (ky, iy) in (rows.kernel_start..).zip(rows.input) {
-        let to = ky * kernel_row + columns.kernel_start * channels;
-        let from = (iy * width + columns.input.start) * channels;
-        if let Some((to, from)) = patch
-            .get_mut(to..to + run)
-            .zip(input.data.get(from..from + run))
-        {
-            to.copy_from_slice(from);
-        }
-    }
-}
 
-/// Widens a patch to 16 bits and takes its zero point off.
-fn widen(patch: &[u32], zero_point: i32, columns: &mut [Columns], position: usize) {
-    let zero_points = (zero_point as u32 & 0xFFFF) * 0x1_0001;
-    for (columns, &word) in columns.iter_mut().zip(patch) {
-        let (even, odd): (u32, u32);
-        // SAFETY: register arithmetic only.
-        unsafe {
-            asm!(
-                "sxtb16 {even}, {word}",
-                "sxtb16 {odd}, {word}, ror #8",
-                "ssub16 {even}, {even}, {zero_points}",
-                "ssub16 {odd}, {odd}, {zero_points}",
-                word = in(reg) word,
-                zero_points = in(reg) zero_points,
-                even = out(reg) even,
-                odd = out(reg) odd,
-                options(pure, nomem, nostack, preserves_flags),
-            );
-        }
-        let [a, b, c, d] = columns;
-        let (to_even, to_odd) = if position == 0 { (a, b) } else { (c, d) };
-        (*to_even, *to_odd) = (even, odd);
-    }
-}
-
-/// Adds to `tile` the products of two rows of `4 * blocks` weights with the
-/// columns of two positions.
+/// All filters at four positions. `words` are those of one pair of filters, of
+/// which there is at least one.
 #[unsafe(naked)]
-unsafe extern "C" fn dot_2x2(
+unsafe extern "C" fn tile(
+    weights: *const u32,
     columns: *const Columns,
-    first: *const i8,
-    second: *const i8,
-    blocks: usize,
-    tile: *mut Tile,
+    words: usize,
+    pairs: usize,
+    bias: *const [u8; 4],
+    mantissas: *const [u8; 4],
+    shifts: *const i8,
+    output: *mut i8,
+    stride: usize,
+    zero_point: i32,
+    pooled: usize,
 ) {
     naked_asm!(
         arch!(),
-        ".macro BLOCK_2X2",
-        "ldmia r0!, {{r8-r11}}",
-        "ldr r12, [r1], #4",
-        "sxtb16 lr, r12",
-        "sxtb16 r12, r12, ror #8",
-        "smlad r4, lr, r8, r4",
-        "smlad r5, lr, r10, r5",
-        "smlad r4, r12, r9, r4",
-        "smlad r5, r12, r11, r5",
-        "ldr r12, [r2], #4",
-        "sxtb16 lr, r12",
-        "sxtb16 r12, r12, ror #8",
-        "smlad r6, lr, r8, r6",
-        "smlad r7, lr, r10, r7",
-        "smlad r6, r12, r9, r6",
-        "smlad r7, r12, r11, r7",
+        // What lies where from sp on.
+        ".equ SUMS, 0",   // sums of the second filter
+        ".equ COUNT, 16", // blocks of 16 words that are left of the segment
+        ".equ LEFT, 20",  // and behind it
+        ".equ ENTRY, 24", // where in the block the first words start
+        ".equ BLOCKS, 28",
+        ".equ WEIGHTS, 68",
+        ".equ COLUMNS, 72",
+        ".equ WORDS, 76",
+        ".equ PAIRS, 80",
+        ".equ BIAS, 84",
+        ".equ MANTISSAS, 88",
+        ".equ SHIFTS, 92",
+        ".equ OUTPUT, 96",
+        ".equ STRIDE, 100",
+        ".equ ZERO_POINT, 104",
+        ".equ POOLED, 108",
+        // One word of weights at four positions: r4-r7 sums of the first filter,
+        // r8-r11 mixed sums.
+        ".macro WORD",
+        "ldr r2, [r0], #4",
+        "ldmia.w r1!, {{r12, lr}}",
+        "sxtb16 r3, r2",
+        "smlad r8, r2, r12, r8",
+        "smlad r4, r3, r12, r4",
+        "smlad r9, r2, lr, r9",
+        "smlad r5, r3, lr, r5",
+        "ldmia.w r1!, {{r12, lr}}",
+        "smlad r10, r2, r12, r10",
+        "smlad r6, r3, r12, r6",
+        "smlad r11, r2, lr, r11",
+        "smlad r7, r3, lr, r7",
         ".endm",
+        ".macro ADD_HIGH sum, mixed, low",
+        "subs \\mixed, \\mixed, \\low",
+        "add \\mixed, \\sum, \\mixed, asr #8",
+        ".endm",
+        // The larger one of two sums.
+        ".macro LARGER a, b",
+        "cmp \\a, \\b",
+        "it lt",
+        "movlt \\a, \\b",
+        ".endm",
+        // The rounded high product of twice the sum; 1 is taken from what is below
+        // zero, so that ties of the second rounding go away from it.
+        ".macro SCALE x, mantissa",
+        "add \\x, \\x, \\x",
+        "smmulr \\x, \\x, \\mantissa",
+        "add \\x, \\x, \\x, asr #31",
+        ".endm",
+        // The carry of the shift rounds; r3 is the zero point.
+        ".macro SHIFT x, right",
+        "asrs \\x, \\x, \\right",
+        "adc \\x, \\x, r3",
+        "ssat \\x, #8, \\x",
+        ".endm",
+
+        "push {{r0-r3}}",
         "push {{r4-r11, lr}}",
-        "ldr r12, [sp, #36]",
-        "ldmia r12, {{r4-r7}}",
-        "subs r3, #4",
-        "blo 3f",
+        "sub sp, #32",
+        "and r4, r2, #15",
+        "lsr r2, r2, #4",
+        "str r2, [sp, #BLOCKS]",
+        // A word of weights takes 48 bytes of code.
+        "add r4, r4, r4, lsl #1",
+        "adr.w r5, 3f",
+        "sub r5, r5, r4, lsl #4",
+        "orr r5, r5, #1",
+        "str r5, [sp, #ENTRY]",
+
+        "1:", // a pair of filters
+        "ldr r1, [sp, #BIAS]",
+        "ldmia r1!, {{r4, r12}}",
+        "str r1, [sp, #BIAS]",
+        "mov r5, r4",
+        "mov r6, r4",
+        "mov r7, r4",
+        "mov r8, r4",
+        "mov r9, r4",
+        "mov r10, r4",
+        "mov r11, r4",
+        "strd r12, r12, [sp, #SUMS]",
+        "strd r12, r12, [sp, #SUMS + 8]",
+        "ldr r1, [sp, #COLUMNS]",
+        // The first segment has up to 15 words and 7 blocks.
+        "ldr r2, [sp, #BLOCKS]",
+        "subs r3, r2, #7",
+        "ite hi",
+        "movhi r2, #7",
+        "movls r3, #0",
+        "strd r2, r3, [sp, #COUNT]",
+        "ldr pc, [sp, #ENTRY]",
         "2:",
-        "BLOCK_2X2",
-        "BLOCK_2X2",
-        "BLOCK_2X2",
-        "BLOCK_2X2",
-        "subs r3, #4",
-        "bhs 2b",
+        ".rept 16",
+        "WORD",
+        ".endr",
         "3:",
-        "adds r3, #4",
-        "beq 5f",
+        "ldr r2, [sp, #COUNT]",
+        "subs r2, r2, #1",
+        "str r2, [sp, #COUNT]",
+        "bpl 2b",
+        "add r12, sp, #SUMS",
+        "ldmia r12, {{r2, r3, r12, lr}}",
+        "ADD_HIGH r2, r8, r4",
+        "ADD_HIGH r3, r9, r5",
+        "ADD_HIGH r12, r10, r6",
+        "ADD_HIGH lr, r11, r7",
+        "ldr r2, [sp, #LEFT]",
+        "cbz r2, 4f",
+        // Another segment.
+        "add r12, sp, #SUMS",
+        "stmia r12, {{r8-r11}}",
+        "mov r8, r4",
+        "mov r9, r5",
+        "mov r10, r6",
+        "mov r11, r7",
+        "subs r3, r2, #7",
+        "ite hi",
+        "movhi r2, #7",
+        "movls r3, #0",
+        "subs r2, r2, #1",
+        "strd r2, r3, [sp, #COUNT]",
+        "b 2b",
+
         "4:",
-        "BLOCK_2X2",
-        "subs r3, #1",
-        "bne 4b",
+        "str r0, [sp, #WEIGHTS]",
+        "ldr r0, [sp, #MANTISSAS]",
+        "ldmia r0!, {{r1, r2}}",
+        "str r0, [sp, #MANTISSAS]",
+        "ldr r0, [sp, #SHIFTS]",
+        "ldrsb r12, [r0], #1",
+        "ldrsb lr, [r0], #1",
+        "str r0, [sp, #SHIFTS]",
+        "rsb r12, r12, #0",
+        "rsb lr, lr, #0",
+        "ldr r3, [sp, #ZERO_POINT]",
+        "ldr r0, [sp, #POOLED]",
+        "cmp r0, #0",
+        "bne 5f",
+        "ldr r0, [sp, #OUTPUT]",
+        "SCALE r4, r1",
+        "SCALE r5, r1",
+        "SCALE r6, r1",
+        "SCALE r7, r1",
+        "SCALE r8, r2",
+        "SCALE r9, r2",
+        "SCALE r10, r2",
+        "SCALE r11, r2",
+        "ldr r2, [sp, #STRIDE]",
+        "SHIFT r4, r12",
+        "SHIFT r5, r12",
+        "SHIFT r6, r12",
+        "SHIFT r7, r12",
+        "SHIFT r8, lr",
+        "SHIFT r9, lr",
+        "SHIFT r10, lr",
+        "SHIFT r11, lr",
+        "add r1, r0, r2",
+        "strb r4, [r0]",
+        "strb r8, [r0, #1]",
+        "strb r5, [r1]",
+        "strb r9, [r1, #1]",
+        "add r3, r1, r2",
+        "strb r6, [r3]",
+        "strb r10, [r3, #1]",
+        "add r3, r3, r2",
+        "strb r7, [r3]",
+        "strb r11, [r3, #1]",
+        "b 6f",
         "5:",
-        "ldr r12, [sp, #36]",
-        "stmia r12, {{r4-r7}}",
-        "pop {{r4-r11, pc}}",
-        ".purgem BLOCK_2X2",
+        "ldr r0, [sp, #OUTPUT]",
+        "LARGER r4, r5",
+        "LARGER r6, r7",
+        "LARGER r8, r9",
+        "LARGER r10, r11",
+        "LARGER r4, r6",
+        "LARGER r8, r10",
+        "SCALE r4, r1",
+        "SCALE r8, r2",
+        "SHIFT r4, r12",
+        "SHIFT r8, lr",
+        "strb r4, [r0]",
+        "strb r8, [r0, #1]",
+        "6:",
+        "adds r0, r0, #2",
+        "str r0, [sp, #OUTPUT]",
+        "ldr r0, [sp, #WEIGHTS]",
+        "ldr r2, [sp, #PAIRS]",
+        "subs r2, r2, #1",
+        "str r2, [sp, #PAIRS]",
+        "bne 1b",
+        "add sp, #32",
+        "pop {{r4-r11, lr}}",
+        "add sp, #16",
+        "bx lr",
+        ".purgem WORD",
+        ".purgem ADD_HIGH",
+        ".purgem LARGER",
+        ".purgem SCALE",
+        ".purgem SHIFT",
     )
 }
 
-/// As [`super::dense::dense`], two units at a time.
-pub fn dense(input: Input, params: DenseParams, output: Output) {
-    let fan_in = input.shape.len();
-    let whole = fan_in - fan_in % 4;
-    let zero_points = (input.zero_point as u32 & 0xFFFF) * 0x1_0001;
-    let (head, tail) = input.data.split_at_checked(whole).unwrap_or_default();
-    let mut units = params.units();
-    let rows = params.weights.chunks(2 * fan_in);
-    for (out, rows) in output.data.chunks_mut(2).zip(rows) {
-        let (first, second) = rows.split_at_checked(fan_in).unwrap_or_default();
-        // An odd last unit meets itself.
-        let second = if second.is_empty() { first } else { second };
-        let mut sums = [0; 2];
-        if second.len() == fan_in {
-            // SAFETY: both rows and the input have `whole` bytes.
-            unsafe {
-                dot_1x2(
-                    head.as_ptr(),
-                    first.as_ptr(),
-                    second.as_ptr(),
-                    whole / 4,
-                    zero_points,
-                    &mut sums,
-                );
-            }
-        }
-        for (out, (row, sum)) in out.iter_mut().zip([first, second].into_iter().zip(sums)) {
-            let Some((bias, factor)) = units.next() else {
-                return;
-            };
-            let rest = dot(
-                tail,
-                input.zero_point as i16,
-                row.get(whole..).unwrap_or_default(),
-            );
-            let scaled = scale(bias + sum + rest, factor);
-            *out = output.clamp.apply(scaled.saturating_add(output.zero_point));
+/// As [`super::tile::widen`].
+pub fn widen(bytes: &[[u8; 4]], zero_point: i32, columns: &mut [Columns], position: usize) {
+    for (&word, [even, odd]) in bytes.iter().zip(columns.as_chunks_mut().0) {
+        if let (Some(to_even), Some(to_odd)) = (even.get_mut(position), odd.get_mut(position)) {
+            [*to_even, *to_odd] = widened(u32::from_le_bytes(word), zero_point);
         }
     }
 }
 
-/// Adds to `sums` the products of two rows of `4 * blocks` weights with as many
-/// inputs, from each of which the zero point is taken.
+/// Bytes 0 and 2, then 1 and 3 of a word as 16-bit numbers, less the zero point.
+#[inline(always)]
+fn widened(word: u32, zero_point: i32) -> [u32; 2] {
+    let zero_points = (zero_point as u32 & 0xFFFF) * 0x1_0001;
+    let (even, odd): (u32, u32);
+    // SAFETY: register arithmetic only.
+    unsafe {
+        asm!(
+            "sxtb16 {even}, {word}",
+            "sxtb16 {odd}, {word}, ror #8",
+            "ssub16 {even}, {even}, {zero_points}",
+            "ssub16 {odd}, {odd}, {zero_points}",
+            word = in(reg) word,
+            zero_points = in(reg) zero_points,
+            even = out(reg) even,
+            odd = out(reg) odd,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    [even, odd]
+}
+
+/// As [`super::dense::widen_row`].
+pub fn widen_row(input: &[i8], zero_point: i32, wide: &mut [u32]) {
+    let (fours, rest) = bytemuck::cast_slice::<_, u8>(input).as_chunks();
+    let mut words = wide.as_chunks_mut().0.iter_mut();
+    for (&bytes, wide) in fours.iter().zip(&mut words) {
+        *wide = widened(u32::from_le_bytes(bytes), zero_point);
+    }
+    if let (false, Some(wide)) = (rest.is_empty(), words.next()) {
+        let mut bytes = [zero_point as u8; 4];
+        bytes.iter_mut().zip(rest).for_each(|(to, &from)| *to = from);
+        *wide = widened(u32::from_le_bytes(bytes), zero_point);
+    }
+}
+
+/// As [`super::dense::dot_pair`].
+pub fn dot_pair(wide: &[u32], lanes: &[[u8; 4]], sums: &mut [i32; 2]) {
+    let words: Result<&[u32], _> = bytemuck::try_cast_slice(lanes);
+    match words {
+        // SAFETY: as many words are read of both, which are aligned.
+        Ok(words) if words.len() <= SEGMENT && words.len() <= wide.len() => unsafe {
+            dot(wide.as_ptr(), words.as_ptr(), words.len(), sums);
+        },
+        _ => super::dense::dot_pair(wide, lanes, sums),
+    }
+}
+
+/// Adds the products of at most [`SEGMENT`] words of two units to their sums.
 #[unsafe(naked)]
-unsafe extern "C" fn dot_1x2(
-    input: *const i8,
-    first: *const i8,
-    second: *const i8,
-    blocks: usize,
-    zero_points: u32,
+unsafe extern "C" fn dot(
+    wide: *const u32,
+    lanes: *const u32,
+    words: usize,
     sums: *mut [i32; 2],
 ) {
     naked_asm!(
         arch!(),
-        ".macro BLOCK_1X2",
-        "ldr r7, [r0], #4",
-        "sxtb16 r6, r7",
-        "sxtb16 r7, r7, ror #8",
-        "ssub16 r6, r6, r8",
-        "ssub16 r7, r7, r8",
-        "ldr r9, [r1], #4",
-        "ldr r11, [r2], #4",
-        "sxtb16 r10, r9",
-        "sxtb16 r9, r9, ror #8",
-        "smlad r4, r10, r6, r4",
-        "smlad r4, r9, r7, r4",
-        "sxtb16 r10, r11",
-        "sxtb16 r11, r11, ror #8",
-        "smlad r5, r10, r6, r5",
-        "smlad r5, r11, r7, r5",
+        // r10 the first unit's sum, r11 the mixed one.
+        ".macro WORD lanes, x",
+        "sxtb16 r12, \\lanes",
+        "smlad r11, \\lanes, \\x, r11",
+        "smlad r10, r12, \\x, r10",
         ".endm",
-        "push {{r4-r11, lr}}",
-        "ldr r8, [sp, #36]",
-        "ldr r12, [sp, #40]",
-        "ldrd r4, r5, [r12]",
-        "subs r3, #4",
-        "blo 3f",
+        ".macro FOUR",
+        "ldmia r0!, {{r3-r5, lr}}",
+        "ldmia r1!, {{r6-r9}}",
+        "WORD r6, r3",
+        "WORD r7, r4",
+        "WORD r8, r5",
+        "WORD r9, lr",
+        ".endm",
+        "push {{r3-r11, lr}}",
+        "mov r10, #0",
+        "mov r11, #0",
+        "subs r2, #16",
+        "blo 2f",
+        "1:",
+        "FOUR",
+        "FOUR",
+        "FOUR",
+        "FOUR",
+        "subs r2, #16",
+        "bhs 1b",
         "2:",
-        "BLOCK_1X2",
-        "BLOCK_1X2",
-        "BLOCK_1X2",
-        "BLOCK_1X2",
-        "subs r3, #4",
-        "bhs 2b",
+        "adds r2, #16",
+        "beq 4f",
         "3:",
-        "adds r3, #4",
-        "beq 5f",
+        "ldr r3, [r0], #4",
+        "ldr r6, [r1], #4",
+        "WORD r6, r3",
+        "subs r2, #1",
+        "bne 3b",
         "4:",
-        "BLOCK_1X2",
-        "subs r3, #1",
-        "bne 4b",
-        "5:",
-        "strd r4, r5, [r12]",
-        "pop {{r4-r11, pc}}",
-        ".purgem BLOCK_1X2",
+        "ldr r2, [sp]",
+        "ldrd r0, r1, [r2]",
+        "subs r11, r11, r10",
+        "add r0, r0, r10",
+        "add r1, r1, r11, asr #8",
+        "strd r0, r1, [r2]",
+        "pop {{r3-r11, pc}}",
+        ".purgem FOUR",
+        ".purgem WORD",
     )
+}
+
+/// As [`super::depthwise_conv2d::filter_plane`].
+pub fn filter_plane(cells: &[u32], plane: Plane, filter: Filter, outputs: &mut [i8]) {
+    super::depthwise_conv2d::filter_plane(cells, plane, filter, outputs);
 }
 
 /// As [`super::pool2d::max_pool2d`], four channels at a time.
@@ -529,26 +475,3 @@ fn max4(a: [i8; 4], b: [i8; 4]) -> [i8; 4] {
     bytemuck::cast(max)
 }
 
-/// [`crate::arith::Multiplier::apply`] of an accumulator below 2^30 in size
-/// with a shift below 0, plus the zero point, cut to int8. `SMMULR` of twice the
-/// accumulator is the rounded high product; the carry of `ASRS` then rounds the
-/// shift, after 1 was taken from what is below zero so that ties go away from it.
-fn scaled(sum: i32, mantissa: i32, shift: i8, zero_point: i32) -> i8 {
-    let scaled: i32;
-    // SAFETY: register arithmetic only.
-    unsafe {
-        asm!(
-            "smmulr {x}, {x}, {mantissa}",
-            "add {x}, {x}, {x}, asr #31",
-            "asrs {x}, {x}, {right}",
-            "adc {x}, {x}, {zero_point}",
-            "ssat {x}, #8, {x}",
-            x = inout(reg) sum << 1 => scaled,
-            mantissa = in(reg) mantissa,
-            right = in(reg) -i32::from(shift),
-            zero_point = in(reg) zero_point,
-            options(pure, nomem, nostack),
-        );
-    }
-    scaled as i8
-}

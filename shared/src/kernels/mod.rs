@@ -11,14 +11,17 @@ pub mod dense;
 pub mod depthwise_conv2d;
 #[cfg(espalier_dsp)]
 mod dsp;
+pub mod lanes;
 pub mod pool2d;
 pub mod softmax;
 pub mod target;
+pub mod tile;
 
 use core::ops::Range;
 
+use self::lanes::Lanes;
 use crate::arith::{Clamp, Multiplier};
-use crate::layer::{Shape, Window};
+use crate::layer::{Layer, Shape, Window};
 
 /// A tensor to read.
 #[derive(Clone, Copy, Debug)]
@@ -44,60 +47,76 @@ pub struct Output<'a> {
     pub data: &'a mut [i8],
 }
 
-/// Parameters of a convolution, in place in the model file.
+/// Where a tensor lies.
 #[derive(Clone, Copy, Debug)]
-pub struct ConvParams<'a> {
-    /// Weights, in the order of [`crate::layer::ParamShape`].
-    pub weights: &'a [i8],
-    /// The weights and the rest of their block, at least 9 bytes, for kernels
-    /// that read whole words.
-    pub readable: &'a [i8],
-    /// One per output channel, in units of input scale x weight scale.
+pub struct View {
+    /// Shape.
+    pub shape: Shape,
+    /// The int8 value that stands for 0, -128 to 127.
+    pub zero_point: i32,
+    /// Offset of its first element in [`Memory::tensors`].
+    pub start: usize,
+}
+
+/// What a kernel works in, where its output may overlap its input.
+#[derive(Debug)]
+pub struct Memory<'a> {
+    /// All tensors.
+    pub tensors: &'a mut [i8],
+    /// As much as [`scratch_bytes`] says, with any content.
+    pub scratch: &'a mut [u32],
+}
+
+/// Biases and factors of the output channels, in place in the model file. There
+/// is an even number of each: the last may belong to no channel.
+#[derive(Clone, Copy, Debug)]
+pub struct Channels<'a> {
+    /// Biases, in units of input scale x weight scale.
     pub bias: &'a [[u8; 4]],
-    /// One mantissa per output channel.
+    /// Mantissas of the factors.
     pub mantissas: &'a [[u8; 4]],
-    /// One shift per output channel.
+    /// Shifts of the factors.
     pub shifts: &'a [i8],
 }
 
-impl<'a> ConvParams<'a> {
-    /// Bias of an output channel; 0 for one that does not exist.
-    pub fn bias(&self, channel: usize) -> i32 {
-        self.bias
-            .get(channel)
-            .map_or(0, |&bias| i32::from_le_bytes(bias))
+impl<'a> Channels<'a> {
+    /// Bias and factor of each channel, in order.
+    pub fn iter(self) -> impl Iterator<Item = (i32, Multiplier)> + use<'a> {
+        let factors = self.mantissas.iter().zip(self.shifts);
+        self.bias.iter().zip(factors).map(|(&bias, (&mantissa, &shift))| {
+            let factor = Multiplier::trusted(mantissa, shift);
+            (i32::from_le_bytes(bias), factor)
+        })
     }
+}
 
-    /// Factor of an output channel; 0 for one that does not exist.
-    pub fn factor(&self, channel: usize) -> Multiplier {
-        let mantissa = self.mantissas.get(channel).copied().unwrap_or_default();
-        let shift = self.shifts.get(channel).copied().unwrap_or_default();
-        Multiplier::trusted(mantissa, shift)
-    }
+/// Parameters of a convolution, in place in the model file.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvParams<'a> {
+    /// Weights.
+    pub weights: Lanes<'a>,
+    /// Biases and factors.
+    pub channels: Channels<'a>,
+}
 
-    /// Bias and factor of each output channel, in order.
-    pub fn channels(self) -> impl Iterator<Item = (i32, Multiplier)> + use<'a> {
-        self.bias
-            .iter()
-            .zip(self.mantissas)
-            .zip(self.shifts)
-            .map(|((&bias, &mantissa), &shift)| {
-                (
-                    i32::from_le_bytes(bias),
-                    Multiplier::trusted(mantissa, shift),
-                )
-            })
-    }
+/// Parameters of a depthwise convolution, in place in the model file.
+#[derive(Clone, Copy, Debug)]
+pub struct DepthwiseParams<'a> {
+    /// Weights, output channel by output channel, each row by row.
+    pub weights: &'a [i8],
+    /// Biases and factors.
+    pub channels: Channels<'a>,
 }
 
 /// Parameters of a dense layer, in place in the model file.
 #[derive(Clone, Copy, Debug)]
 pub struct DenseParams<'a> {
-    /// Weights, unit by unit.
-    pub weights: &'a [i8],
-    /// One per unit, in units of input scale x weight scale.
+    /// Weights.
+    pub weights: Lanes<'a>,
+    /// One per unit, in units of input scale x weight scale; an even number, as of
+    /// [`Channels`].
     pub bias: &'a [[u8; 4]],
-    /// One `f64` factor per unit.
+    /// One `f64` factor per bias.
     pub factors: &'a [[u8; 8]],
 }
 
@@ -111,26 +130,31 @@ impl<'a> DenseParams<'a> {
     }
 }
 
-/// Sum of `(x - zero_point) * w` over two slices of one length.
-#[inline]
-fn dot(input: &[i8], zero_point: i16, weights: &[i8]) -> i32 {
-    input
-        .iter()
-        .zip(weights)
-        .map(|(&x, &w)| i32::from(i16::from(x) - zero_point) * i32::from(w))
-        .sum()
+/// Bytes of scratch that a layer's kernel may use, a multiple of 4. The same for
+/// every target, so that a model needs the same arena everywhere. `pooled`: with
+/// the max pool behind it.
+pub fn scratch_bytes(layer: &Layer, input: Shape, output: Shape, pooled: bool) -> usize {
+    let fan_in = layer.params(input).map_or(0, |params| params.fan_in);
+    match (layer, layer.window(input)) {
+        (Layer::Conv2d(_), _) => conv2d::scratch_bytes(fan_in, input, output, pooled),
+        (Layer::DepthwiseConv2d(_), Some(window)) => {
+            4 * depthwise_conv2d::Plane::new(window, output).words()
+        }
+        (Layer::Dense(_), _) => dense::scratch_bytes(fan_in, output.channels()),
+        _ => 0,
+    }
 }
 
 /// The part of a window that lies inside the input, along one side: which rows
 /// of the input, and from which row of the kernel on.
 #[derive(Clone, Debug)]
-struct Overlap {
-    input: Range<usize>,
-    kernel_start: usize,
+pub(crate) struct Overlap {
+    pub(crate) input: Range<usize>,
+    pub(crate) kernel_start: usize,
 }
 
 /// Window number `index` along a side of `input` elements.
-fn overlap(index: usize, stride: usize, before: usize, kernel: usize, input: usize) -> Overlap {
+pub(crate) fn overlap(index: usize, stride: usize, before: usize, kernel: usize, input: usize) -> Overlap {
     let start = index * stride;
     let first = start.max(before);
     let last = (start + kernel).min(input + before).max(first);
@@ -176,11 +200,5 @@ mod tests {
             .map(|o| (o.input.clone(), o.kernel_start))
             .collect();
         assert_eq!(ranges, [(0..2, 1), (0..3, 0), (1..4, 0), (2..4, 0)]);
-    }
-
-    #[test]
-    fn dot_centres_the_input() {
-        assert_eq!(dot(&[-128, 127], -128, &[5, -127]), -127 * 255);
-        assert_eq!(dot(&[-128, 127], 127, &[-128, 1]), 255 * 128);
     }
 }

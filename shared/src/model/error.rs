@@ -111,4 +111,16 @@ pub enum ParseError {
         /// Tensor.
         tensor: usize,
     },
+    /// A tensor that lies where another one, or scratch, still does.
+    #[error("tensor {tensor} lies where bytes are in use")]
+    Plan {
+        /// Tensor.
+        tensor: usize,
+    },
+    /// A plan with more bytes than all tensors side by side.
+    #[error("the model asks for an arena of {bytes} bytes, more than all its tensors have")]
+    Arena {
+        /// Bytes it asks for.
+        bytes: u32,
+    },
 }

@@ -4,13 +4,14 @@
 use serde::{Deserialize, Serialize};
 
 use crate::arith::Clamp;
-use crate::layer::{Activation, Layer, Shape};
+use crate::kernels::lanes;
+use crate::layer::{Activation, Layer, ParamShape, Shape};
 use crate::plan::MAX_TENSORS;
 
 /// First bytes of every model file.
 pub const MAGIC: [u8; 8] = *b"espalier";
 /// The version this code reads and writes.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 24;
 /// Bytes of the header that are 0.
@@ -43,8 +44,9 @@ pub enum Resize {
     Crop,
 }
 
-/// First value of the descriptor. `class_count` names and `layer_count`
-/// [`Node`]s follow, each a postcard value of its own.
+/// First value of the descriptor. The input's [`Place`], `class_count` names and
+/// `layer_count` pairs of a [`Node`] and a [`Place`] follow, each a postcard value
+/// of its own.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Head {
     /// Shape of the input.
@@ -93,15 +95,30 @@ pub struct Node {
     pub output: Quant,
 }
 
+/// Where a tensor lies in the arena; in the descriptor behind the [`Head`], for the
+/// input, and behind each [`Node`]. `crate::plan` tells what it has to satisfy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Place {
+    /// Offset of the tensor: of what a `Flatten` writes, that of what it reads, and
+    /// 0 for a convolution whose output is pooled at once.
+    pub offset: u32,
+    /// Offset of the scratch of the kernel that writes it; 0 where it has none.
+    pub scratch: u32,
+}
+
 /// Bytes of a layer's block in the weight section, before alignment.
 ///
 /// | layer | block |
 /// |---|---|
-/// | `conv2d`, `depthwise_conv2d` | int8 weights, padded to 4; int32 biases; int32 mantissas; int8 shifts |
-/// | `dense` | int8 weights, padded to 4; int32 biases; f64 factors |
+/// | `conv2d` | weights as [`lanes`]; int32 biases; int32 mantissas; int8 shifts |
+/// | `depthwise_conv2d` | int8 weights, padded to 4; int32 biases; int32 mantissas; int8 shifts |
+/// | `dense` | weights as [`lanes`]; int32 biases; f64 factors |
 /// | `add` | int32 mantissa and int32 shift for input a, input b, output |
 /// | `softmax` | int32 mantissa and int32 shift of the input |
 /// | others | nothing |
+///
+/// Of biases, mantissas, shifts and factors there is an even number: behind an
+/// odd number of channels stands a 0.
 pub fn block_bytes(layer: &Layer, input: Shape) -> usize {
     let per_channel = match layer {
         Layer::Add(_) => return 24,
@@ -110,8 +127,16 @@ pub fn block_bytes(layer: &Layer, input: Shape) -> usize {
         _ => 4 + 4 + 1,
     };
     layer.params(input).map_or(0, |params| {
-        params.weights().next_multiple_of(4) + per_channel * params.channels
+        weight_bytes(layer, params) + per_channel * params.channels.next_multiple_of(2)
     })
+}
+
+/// Bytes of the weights at the start of a layer's block, a multiple of 4.
+pub fn weight_bytes(layer: &Layer, params: ParamShape) -> usize {
+    match layer {
+        Layer::DepthwiseConv2d(_) => params.weights().next_multiple_of(4),
+        _ => lanes::bytes(params.fan_in, params.channels),
+    }
 }
 
 /// Offset behind a layer's block that starts at `block`, aligned for the next.
@@ -233,7 +258,7 @@ mod tests {
 
     #[test]
     fn no_offset_overflows_32_bits() {
-        let largest_block = 65_535 * (MAX_FAN_IN as u64 + 12) + 4;
+        let largest_block = 65_536 * (MAX_FAN_IN as u64 + 12) + 4;
         let end = MAX_FILE as u64 + largest_block + 2 * ALIGN as u64;
         assert!(end <= u64::from(u32::MAX));
         // Before its products are counted, a convolution may ask for this many.

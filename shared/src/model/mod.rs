@@ -15,7 +15,8 @@ use crate::arith::{Clamp, Multiplier};
 use crate::golden::Golden;
 use crate::kernels::add::AddFactors;
 use crate::kernels::softmax::SoftmaxFactor;
-use crate::kernels::{ConvParams, DenseParams};
+use crate::kernels::lanes::Lanes;
+use crate::kernels::{Channels, ConvParams, DenseParams, DepthwiseParams};
 use crate::layer::{Layer, ParamShape, Shape};
 use crate::plan::MAX_TENSORS;
 
@@ -55,6 +56,8 @@ pub struct Step {
     pub clamp: Clamp,
     /// Offset of its block in the file.
     pub block: u32,
+    /// Where what it writes lies in the arena, and its kernel's scratch.
+    pub place: Place,
 }
 
 /// Contents of a layer's block.
@@ -62,6 +65,8 @@ pub struct Step {
 pub enum Data<'a> {
     /// Of a convolution.
     Conv(ConvParams<'a>),
+    /// Of a depthwise convolution.
+    Depthwise(DepthwiseParams<'a>),
     /// Of a dense layer.
     Dense(DenseParams<'a>),
     /// Factors of an addition.
@@ -97,6 +102,7 @@ impl Preprocessing {
 pub struct Model<'a> {
     file: &'a [u8],
     head: Head,
+    input_place: Place,
     /// The class names and the layers, as the descriptor has them. Layers are
     /// decoded again whenever they are walked: that costs little, and a table of
     /// them would cost more RAM than a small chip has.
@@ -107,7 +113,6 @@ pub struct Model<'a> {
     /// Bit `i` is set where tensor `i` is never stored: a convolution's output
     /// of which a fused pool keeps the largest elements.
     unstored: u128,
-    scratch_start: u32,
     arena_bytes: u32,
     golden: Golden<'a>,
 }
@@ -123,20 +128,16 @@ impl<'a> Model<'a> {
         self.file.len()
     }
 
-    /// Bytes of arena that an inference needs.
+    /// Bytes of arena that an inference needs, those included that are skipped
+    /// where it does not start at a multiple of 4.
     pub fn arena_bytes(&self) -> usize {
         self.arena_bytes as usize
     }
 
     /// Whether tensor `index` exists as a whole: not where its layer, a
     /// convolution, is computed together with the max pool behind it.
-    pub fn is_stored(&self, index: u8) -> bool {
+    pub(crate) fn is_stored(&self, index: u8) -> bool {
         self.unstored >> index & 1 == 0
-    }
-
-    /// Where in the arena the tensors end and the kernels' scratch begins.
-    pub(crate) fn scratch_start(&self) -> usize {
-        self.scratch_start as usize
     }
 
     /// Layers in the order in which they run.
@@ -252,8 +253,8 @@ impl Iterator for Steps<'_> {
 
     fn next(&mut self) -> Option<Step> {
         // Parse has decoded each of them, so this ends behind the last one.
-        let (node, rest) = postcard::take_from_bytes::<Node>(self.nodes).ok()?;
-        let step = Step::new(&node, self.layer, self.block);
+        let ((node, place), rest) = postcard::take_from_bytes(self.nodes).ok()?;
+        let step = Step::new(&node, place, self.layer, self.block);
         let input = self.model.tensor(step.inputs[0]).shape;
         self.nodes = rest;
         self.layer += 1;
@@ -263,7 +264,7 @@ impl Iterator for Steps<'_> {
 }
 
 impl Step {
-    fn new(node: &Node, layer: u8, block: u32) -> Self {
+    fn new(node: &Node, place: Place, layer: u8, block: u32) -> Self {
         Self {
             layer: node.layer,
             inputs: match node.sources {
@@ -273,6 +274,7 @@ impl Step {
             output: layer + 1,
             clamp: clamp_of(node.layer.activation(), node.output),
             block,
+            place,
         }
     }
 }
@@ -280,27 +282,35 @@ impl Step {
 /// Cuts a block into its parts. The slices are as long as the shape says where
 /// the block is, which [`Model::parse`] has checked.
 fn split_params<'a>(layer: &Layer, block: &'a [u8], shape: ParamShape) -> Data<'a> {
-    let readable = bytemuck::cast_slice(block);
-    let (weights, rest) = split_at(block, shape.weights().next_multiple_of(4));
-    let (bias, rest) = split_at(rest, 4 * shape.channels);
-    let weights = bytemuck::cast_slice(split_at(weights, shape.weights()).0);
+    let (weights, rest) = split_at(block, weight_bytes(layer, shape));
+    let channels = shape.channels.next_multiple_of(2);
+    let (bias, rest) = split_at(rest, 4 * channels);
     let bias = bias.as_chunks().0;
     if matches!(layer, Layer::Dense(_)) {
-        let (factors, _) = split_at(rest, 8 * shape.channels);
+        let (factors, _) = split_at(rest, 8 * channels);
         return Data::Dense(DenseParams {
-            weights,
+            weights: Lanes::new(weights, shape.fan_in),
             bias,
             factors: factors.as_chunks().0,
         });
     }
-    let (mantissas, rest) = split_at(rest, 4 * shape.channels);
-    let (shifts, _) = split_at(rest, shape.channels);
-    Data::Conv(ConvParams {
-        weights,
-        readable,
+    let (mantissas, rest) = split_at(rest, 4 * channels);
+    let (shifts, _) = split_at(rest, channels);
+    let channels = Channels {
         bias,
         mantissas: mantissas.as_chunks().0,
         shifts: bytemuck::cast_slice(shifts),
+    };
+    if matches!(layer, Layer::DepthwiseConv2d(_)) {
+        let (weights, _) = split_at(weights, shape.weights());
+        return Data::Depthwise(DepthwiseParams {
+            weights: bytemuck::cast_slice(weights),
+            channels,
+        });
+    }
+    Data::Conv(ConvParams {
+        weights: Lanes::new(weights, shape.fan_in),
+        channels,
     })
 }
 

@@ -9,14 +9,30 @@ use super::*;
 use crate::arith::MAX_BIAS;
 use crate::kernels::{self, conv2d::POOL};
 use crate::layer::{Activation, Padding, Size2, Window};
-use crate::plan::{self, Lifetime};
+use crate::kernels::{ConvParams, DepthwiseParams};
+use crate::plan::{self, Demand, Kernel};
 
 impl<'a> Model<'a> {
     /// Checks everything: length, magic, version, checksum, descriptor, shapes,
-    /// scales, parameter ranges, data flow; then computes the memory plan.
+    /// scales, parameter ranges, data flow, memory plan.
     ///
     /// `bytes` may be longer than the file, such as a whole flash region.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
+        let mut model = Self::parse_unplaced(bytes)?;
+        model.place_tensors()?;
+        Ok(model)
+    }
+
+    /// What each tensor asks of the arena, and the kernel that writes it, for the
+    /// host to make a plan with. All checks but that of the plan in the file.
+    pub fn demands(bytes: &'a [u8]) -> Result<Vec<(Demand, Kernel), MAX_TENSORS>, ParseError> {
+        let model = Self::parse_unplaced(bytes)?;
+        let demands = model.tensor_demands();
+        let with_kernel = |(tensor, demand)| (demand, model.kernel(tensor));
+        Ok(demands.into_iter().enumerate().map(with_kernel).collect())
+    }
+
+    fn parse_unplaced(bytes: &'a [u8]) -> Result<Self, ParseError> {
         let header = Header::parse(bytes)?;
         let mut reader = Reader {
             file: header.file,
@@ -24,16 +40,17 @@ impl<'a> Model<'a> {
             end: header.descriptor_end,
         };
         let head: Head = reader.value()?;
+        let input_place = reader.value()?;
         let names = reader.names(head.class_count)?;
         let mut model = Self {
             file: header.file,
             head,
+            input_place,
             names,
             nodes: reader.rest(),
             weights_start: weights_start(header.descriptor_end - HEADER_BYTES) as u32,
             tensors: Vec::new(),
             unstored: 0,
-            scratch_start: 0,
             arena_bytes: 0,
             golden: Golden {
                 seed: head.golden_seed,
@@ -45,8 +62,8 @@ impl<'a> Model<'a> {
         reader.finish()?;
         model.read_golden(blocks_end)?;
         model.check_parameters()?;
+        model.check_readers()?;
         model.unstored = model.fused_convolutions();
-        model.place_tensors()?;
         Ok(model)
     }
 
@@ -61,7 +78,7 @@ impl<'a> Model<'a> {
         let mut block = self.weights_start;
         for layer in 0..self.head.layer_count {
             let node: Node = reader.value()?;
-            let step = Step::new(&node, layer, block);
+            let step = Step::new(&node, reader.value()?, layer, block);
             block = self.push_layer(&node, &step)?;
         }
         Ok(block)
@@ -111,10 +128,11 @@ impl<'a> Model<'a> {
                 available: self.file.len(),
             });
         }
-        let weights = node.layer.params(a.shape).map_or(0, ParamShape::weights);
-        let padded = weights.next_multiple_of(4);
-        let start = step.block as usize;
-        check_zero(self.file, start + weights..start + padded)?;
+        if let (Layer::DepthwiseConv2d(_), Some(params)) = (node.layer, node.layer.params(a.shape)) {
+            let start = step.block as usize;
+            let padded = start + weight_bytes(&node.layer, params);
+            check_zero(self.file, start + params.weights()..padded)?;
+        }
         check_zero(self.file, needed..end as usize)?;
         self.push_tensor(shape, node.output)?;
         Ok(end)
@@ -146,14 +164,24 @@ impl<'a> Model<'a> {
 
     fn check_parameters(&self) -> Result<(), ParseError> {
         for (layer, step) in self.steps().enumerate() {
+            let channels = self.params(&step).map_or(0, |params| params.channels);
             let bias = |bias: i32| bias.unsigned_abs() <= MAX_BIAS as u32;
             let wrong = match self.data(&step) {
-                Data::Conv(params) => params
-                    .channels()
-                    .position(|(b, factor)| !(bias(b) && is_normal(factor))),
-                Data::Dense(params) => params
-                    .units()
-                    .position(|(b, factor)| !(bias(b) && factor.is_finite() && factor >= 0.0)),
+                Data::Conv(ConvParams { channels: of, .. })
+                | Data::Depthwise(DepthwiseParams { channels: of, .. }) => {
+                    let wrong = |(channel, (b, factor)): (usize, (i32, Multiplier))| {
+                        let zero = b == 0 && factor.mantissa() == 0 && factor.shift() == 0;
+                        !(bias(b) && is_normal(factor)) || channel >= channels && !zero
+                    };
+                    of.iter().enumerate().position(wrong)
+                }
+                Data::Dense(params) => {
+                    let wrong = |(channel, (b, factor)): (usize, (i32, f64))| {
+                        !(bias(b) && factor.is_finite() && factor >= 0.0)
+                            || channel >= channels && (b != 0 || factor != 0.0)
+                    };
+                    params.units().enumerate().position(wrong)
+                }
                 Data::Add(_) | Data::Softmax(_) => self.wrong_pair(&step),
                 Data::None => None,
             };
@@ -215,61 +243,99 @@ impl<'a> Model<'a> {
         fused
     }
 
-    /// Computes the plan. `Flatten` writes nothing: its output is its input.
-    fn place_tensors(&mut self) -> Result<(), ParseError> {
-        let mut lifetimes: Vec<Lifetime, MAX_TENSORS> = Vec::new();
-        let mut owner: Vec<u8, MAX_TENSORS> = Vec::new();
-        let mut read = [false; MAX_TENSORS];
-        // Both lists have room for every tensor, so no push is refused.
-        let mut write = |tensor: u8, size: usize, own: u8| {
-            let _ = owner.push(own);
-            let _ = lifetimes.push(Lifetime {
-                size: size as u32,
-                first: tensor,
-                last: tensor,
-            });
+    /// [`ParseError::Unused`] where nobody reads a tensor that is not the output.
+    fn check_readers(&self) -> Result<(), ParseError> {
+        let read = |tensor: &usize| {
+            let reads = |step: Step| step.inputs.map(usize::from).contains(tensor);
+            self.steps().any(reads)
         };
-        write(0, self.input_shape().len(), 0);
-        for step in self.steps() {
-            match step.layer {
-                Layer::Flatten => write(step.output, 0, step.inputs[0]),
-                _ if !self.is_stored(step.output) => write(step.output, 0, step.output),
-                _ => write(
-                    step.output,
-                    self.tensor(step.output).shape.len(),
-                    step.output,
-                ),
-            }
+        match (0..self.tensors.len() - 1).find(|tensor| !read(tensor)) {
+            Some(tensor) => Err(ParseError::Unused { tensor }),
+            None => Ok(()),
         }
-        // A flattened tensor may be flattened again.
-        for tensor in 0..owner.len() {
-            owner[tensor] = owner[usize::from(owner[tensor])];
+    }
+
+    /// Takes over the plan, which has to meet every tensor's demand.
+    fn place_tensors(&mut self) -> Result<(), ParseError> {
+        let demands = self.tensor_demands();
+        let mut places: Vec<Place, MAX_TENSORS> = Vec::new();
+        // The list has room for every tensor, so no push is refused.
+        let _ = places.push(self.input_place);
+        places.extend(self.steps().map(|step| step.place));
+        let peak = plan::check(&places, &demands, |tensor| self.kernel(tensor));
+        let peak = peak.map_err(|tensor| ParseError::Plan { tensor })?;
+        let side_by_side: u32 = demands.iter().map(Demand::aligned).sum();
+        if peak > side_by_side {
+            return Err(ParseError::Arena { bytes: peak });
         }
-        for step in self.steps() {
-            for input in step.inputs.map(usize::from) {
-                read[input] = true;
-                // A fused convolution runs together with the next layer.
-                let last = step.output + u8::from(!self.is_stored(step.output));
-                lifetimes[usize::from(owner[input])].last = last;
-            }
+        self.arena_bytes = peak + plan::ALIGN - 1;
+        for (tensor, place) in self.tensors.iter_mut().zip(&places) {
+            tensor.offset = place.offset;
         }
-        let last = self.tensors.len() - 1;
-        lifetimes[usize::from(owner[last])].last = last as u8 + 1;
-        if let Some(tensor) = (0..last).find(|&tensor| !read[tensor]) {
-            return Err(ParseError::Unused { tensor });
-        }
-        let plan = plan::plan(&lifetimes);
-        for (tensor, &own) in self.tensors.iter_mut().zip(&owner) {
-            tensor.offset = plan.offsets[usize::from(own)];
-        }
-        self.scratch_start = plan.peak;
-        let scratch = self.steps().map(|step| {
-            let input = self.tensor(step.inputs[0]).shape;
-            let fused = !self.is_stored(step.output);
-            kernels::target::scratch_bytes(&step.layer, input, fused)
-        });
-        self.arena_bytes = plan.peak + scratch.max().unwrap_or(0);
         Ok(())
+    }
+
+    /// What each tensor asks of the arena.
+    fn tensor_demands(&self) -> Vec<Demand, MAX_TENSORS> {
+        let mut demands: Vec<Demand, MAX_TENSORS> = Vec::new();
+        // The list has room for every tensor, so no push is refused.
+        let _ = demands.push(Demand::new(0, [0; 2], self.input_shape().len()));
+        for (step, conv) in self.computed_steps() {
+            let owner = |index: u8| demands.get(usize::from(index)).map_or(index, |d| d.owner);
+            let inputs = conv.inputs.map(owner);
+            let output = self.tensor(step.output).shape;
+            let demand = if step.layer == Layer::Flatten {
+                Demand {
+                    owner: inputs[0],
+                    ..Demand::new(step.output, inputs, 0)
+                }
+            } else if !self.is_stored(step.output) {
+                Demand::new(step.output, [step.output; 2], 0)
+            } else {
+                let input = self.tensor(conv.inputs[0]).shape;
+                let pooled = conv.output != step.output;
+                Demand {
+                    scratch: kernels::scratch_bytes(&conv.layer, input, output, pooled) as u32,
+                    ..Demand::new(step.output, inputs, output.len())
+                }
+            };
+            for input in demand.inputs {
+                if let Some(input) = demands.get_mut(usize::from(input)) {
+                    input.last = step.output;
+                }
+            }
+            let _ = demands.push(demand);
+        }
+        // What goes out is read after the last step.
+        let output = demands.last().map_or(0, |demand| demand.owner);
+        if let Some(output) = demands.get_mut(usize::from(output)) {
+            output.last = u8::MAX;
+        }
+        demands
+    }
+
+    /// The kernel that writes a tensor.
+    fn kernel(&self, tensor: usize) -> Kernel {
+        let writes = |(step, _): &(Step, Step)| usize::from(step.output) == tensor;
+        let Some((step, conv)) = self.computed_steps().find(writes) else {
+            return Kernel::Other;
+        };
+        let input = self.tensor(conv.inputs[0]).shape;
+        let output = self.tensor(step.output).shape;
+        Kernel::of(&conv.layer, input, output, conv.output != step.output)
+    }
+
+    /// Each step with the one whose kernel computes it: itself, or for a pool that
+    /// is fused, the convolution before it.
+    fn computed_steps(&self) -> impl Iterator<Item = (Step, Step)> {
+        let mut fused = None;
+        self.steps().map(move |step| {
+            let computed = fused.take().unwrap_or(step);
+            if !self.is_stored(step.output) {
+                fused = Some(step);
+            }
+            (step, computed)
+        })
     }
 }
 

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use shared::Model;
+use shared::kernels::lanes::Lanes;
+use shared::model::Data;
 
 use super::Error;
 
@@ -49,12 +51,23 @@ pub fn parameters(model: &Model) -> (usize, usize) {
 
 /// The same for one layer.
 pub fn layer_parameters(model: &Model, step: &shared::model::Step) -> (usize, usize) {
+    let Some(shape) = model.params(step) else {
+        return (0, 0);
+    };
+    let lanes = |weights: Lanes| {
+        let taps = |filter| (0..shape.fan_in).filter(move |&k| weights.weight(filter, k) != 0);
+        (0..shape.channels).flat_map(taps).count()
+    };
     let (weights, bias) = match model.data(step) {
-        shared::model::Data::Conv(p) => (p.weights, p.bias),
-        shared::model::Data::Dense(p) => (p.weights, p.bias),
+        Data::Conv(p) => (lanes(p.weights), p.channels.bias),
+        Data::Dense(p) => (lanes(p.weights), p.bias),
+        Data::Depthwise(p) => {
+            let nonzero = p.weights.iter().filter(|&&w| w != 0);
+            (nonzero.count(), p.channels.bias)
+        }
         _ => return (0, 0),
     };
-    let nonzero_weights = weights.iter().filter(|&&w| w != 0).count();
-    let nonzero_biases = bias.iter().filter(|&&b| b != [0; 4]).count();
-    (weights.len() + bias.len(), nonzero_weights + nonzero_biases)
+    // What stands behind an odd number of channels is 0 and not counted.
+    let biases = bias.iter().filter(|&&b| b != [0; 4]).count();
+    (shape.weights() + shape.channels, weights + biases)
 }

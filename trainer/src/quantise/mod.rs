@@ -8,6 +8,7 @@
 mod calibrate;
 mod export;
 pub mod factor;
+mod plan;
 mod writer;
 
 pub use calibrate::{Ranges, calibrate};

@@ -3,10 +3,15 @@
 
 use shared::arith::Multiplier;
 use shared::kernels::add::AddFactors;
+use shared::kernels::lanes;
+use shared::layer::Layer;
 use shared::model::{
-    ALIGN, CRC_RANGE, HEADER_BYTES, Head, MAGIC, Node, Quant, Resize, VERSION, crc32, weights_start,
+    ALIGN, CRC_RANGE, HEADER_BYTES, Head, MAGIC, Node, Place, Quant, Resize, VERSION, crc32,
+    weights_start,
 };
 use shared::{Engine, Model, ParseError};
+
+use super::plan;
 
 /// Seed of the self-test inputs of every written file.
 const GOLDEN_SEED: u32 = 0x0E5B_A11E;
@@ -22,6 +27,12 @@ pub enum WriteError {
         /// How many.
         count: usize,
     },
+    /// A weight of -128, which shares no lane with another one.
+    #[error("layer {layer} has a weight of -128; weights are -127 to 127")]
+    Weight {
+        /// Number of the layer from 0.
+        layer: usize,
+    },
     /// The descriptor could not be encoded.
     #[error("the model's description cannot be written: {0}")]
     Encode(#[from] postcard::Error),
@@ -34,7 +45,7 @@ pub enum WriteError {
 #[derive(Clone, Debug, Default)]
 pub enum Block {
     /// Of a convolution: weights in the order of [`shared::layer::ParamShape`],
-    /// then one bias and one factor for each output channel.
+    /// not -128 but of a depthwise one, then one bias and one factor for each output channel.
     Conv {
         /// int8 weights.
         weights: Vec<i8>,
@@ -63,7 +74,8 @@ pub enum Block {
 }
 
 impl Block {
-    fn bytes(&self) -> Vec<u8> {
+    /// The bytes of the block of this layer.
+    fn bytes(&self, layer: &Layer) -> Vec<u8> {
         let pair = |m: &Multiplier| {
             [m.mantissa(), m.shift().into()]
                 .into_iter()
@@ -79,10 +91,14 @@ impl Block {
                 bias,
                 factors,
             } => {
-                let mut bytes = padded(weights);
-                bytes.extend(bias.iter().flat_map(|b| b.to_le_bytes()));
-                bytes.extend(factors.iter().flat_map(|m| m.mantissa().to_le_bytes()));
-                bytes.extend(factors.iter().map(|m| m.shift() as u8));
+                let mut bytes = if matches!(layer, Layer::DepthwiseConv2d(_)) {
+                    channel_by_channel(weights, bias.len())
+                } else {
+                    lanes(weights, bias.len())
+                };
+                bytes.extend(even(bias.iter().map(|b| b.to_le_bytes())));
+                bytes.extend(even(factors.iter().map(|m| m.mantissa().to_le_bytes())));
+                bytes.extend(even(factors.iter().map(|m| m.shift().to_le_bytes())));
                 bytes
             }
             Self::Dense {
@@ -90,20 +106,44 @@ impl Block {
                 bias,
                 factors,
             } => {
-                let mut bytes = padded(weights);
-                bytes.extend(bias.iter().flat_map(|b| b.to_le_bytes()));
-                bytes.extend(factors.iter().flat_map(|f| f.to_le_bytes()));
+                let mut bytes = lanes(weights, bias.len());
+                bytes.extend(even(bias.iter().map(|b| b.to_le_bytes())));
+                bytes.extend(even(factors.iter().map(|f| f.to_le_bytes())));
                 bytes
             }
         }
     }
 }
 
-/// Weights as bytes, padded with zeroes to a multiple of 4.
-fn padded(weights: &[i8]) -> Vec<u8> {
-    let mut bytes: Vec<u8> = weights.iter().map(|&w| w as u8).collect();
+/// Numbers as bytes, with a 0 behind an odd number of them.
+fn even<const N: usize>(numbers: impl ExactSizeIterator<Item = [u8; N]>) -> Vec<u8> {
+    let odd = numbers.len() % 2;
+    let padding = std::iter::repeat_n([0; N], odd);
+    numbers.chain(padding).flatten().collect()
+}
+
+/// Weights of a depthwise convolution (H W O) channel by channel, padded with
+/// zeroes to a multiple of 4.
+fn channel_by_channel(weights: &[i8], channels: usize) -> Vec<u8> {
+    let of = |channel| weights.iter().skip(channel).step_by(channels.max(1));
+    let mut bytes: Vec<u8> = (0..channels).flat_map(of).map(|&w| w as u8).collect();
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     bytes
+}
+
+/// Weights, filter by filter, in the order of [`shared::kernels::lanes`].
+fn lanes(weights: &[i8], filters: usize) -> Vec<u8> {
+    let fan_in = weights.len() / filters.max(1);
+    let filters: Vec<&[i8]> = weights.chunks(fan_in.max(1)).collect();
+    let pair = |pair: &[&[i8]]| {
+        let mut lanes = vec![0; 2 * lanes::words(fan_in)];
+        for k in 0..fan_in {
+            let weight = |filter: usize| pair.get(filter).map_or(0, |weights| weights[k]);
+            lanes[lanes::lane_of(k)] = lanes::pack(weight(0), weight(1));
+        }
+        lanes.into_iter().flat_map(i16::to_le_bytes)
+    };
+    filters.chunks(2).flat_map(pair).collect()
 }
 
 /// One layer to write.
@@ -136,14 +176,32 @@ impl ModelFile {
     /// The bytes of the file, accepted by [`Model::parse`]. The expected
     /// outputs of the self-test are what the engine gives here.
     pub fn to_bytes(&self) -> Result<Vec<u8>, WriteError> {
-        let expected = self.expected_outputs()?;
-        let bytes = self.encode(self.golden, &expected)?;
+        self.check_weights()?;
+        let unplaced = vec![Place::default(); self.layers.len() + 1];
+        let demands = self.encode(&unplaced, 0, &[])?;
+        let places = plan::search(&Model::demands(&demands)?);
+        let expected = self.expected_outputs(&places)?;
+        let bytes = self.encode(&places, self.golden, &expected)?;
         Model::parse(&bytes)?;
         Ok(bytes)
     }
 
-    fn expected_outputs(&self) -> Result<Vec<i8>, WriteError> {
-        let bytes = self.encode(0, &[])?;
+    fn check_weights(&self) -> Result<(), WriteError> {
+        let smallest = |layer: &WrittenLayer| match &layer.block {
+            Block::Conv { weights, .. } | Block::Dense { weights, .. } => {
+                let lanes = !matches!(layer.node.layer, Layer::DepthwiseConv2d(_));
+                lanes && weights.contains(&i8::MIN)
+            }
+            _ => false,
+        };
+        match self.layers.iter().position(smallest) {
+            Some(layer) => Err(WriteError::Weight { layer }),
+            None => Ok(()),
+        }
+    }
+
+    fn expected_outputs(&self, places: &[Place]) -> Result<Vec<i8>, WriteError> {
+        let bytes = self.encode(places, 0, &[])?;
         let model = Model::parse(&bytes)?;
         let mut arena = vec![0; model.arena_bytes()];
         let mut expected = Vec::new();
@@ -157,13 +215,13 @@ impl ModelFile {
         Ok(expected)
     }
 
-    fn encode(&self, golden_count: u8, expected: &[i8]) -> Result<Vec<u8>, WriteError> {
-        let descriptor = self.descriptor(golden_count)?;
+    fn encode(&self, places: &[Place], golden_count: u8, expected: &[i8]) -> Result<Vec<u8>, WriteError> {
+        let descriptor = self.descriptor(places, golden_count)?;
         let mut file = vec![0; HEADER_BYTES];
         file.extend_from_slice(&descriptor);
         file.resize(weights_start(descriptor.len()), 0);
         for layer in &self.layers {
-            file.extend_from_slice(&layer.block.bytes());
+            file.extend_from_slice(&layer.block.bytes(&layer.node.layer));
             file.resize(file.len().next_multiple_of(ALIGN), 0);
         }
         file.extend(expected.iter().map(|&y| y as u8));
@@ -171,7 +229,7 @@ impl ModelFile {
         Ok(file)
     }
 
-    fn descriptor(&self, golden_count: u8) -> Result<Vec<u8>, WriteError> {
+    fn descriptor(&self, places: &[Place], golden_count: u8) -> Result<Vec<u8>, WriteError> {
         let head = Head {
             input: self.input,
             input_quant: self.input_quant,
@@ -181,12 +239,13 @@ impl ModelFile {
             class_count: count("classes", self.classes.len())?,
             layer_count: count("layers", self.layers.len())?,
         };
-        let mut bytes = postcard::to_stdvec(&head)?;
+        let (input, outputs) = places.split_first().unwrap_or((&Place { offset: 0, scratch: 0 }, &[]));
+        let mut bytes = postcard::to_stdvec(&(head, input))?;
         for name in &self.classes {
             bytes = postcard::to_extend(name.as_str(), bytes)?;
         }
-        for layer in &self.layers {
-            bytes = postcard::to_extend(&layer.node, bytes)?;
+        for (layer, place) in self.layers.iter().zip(outputs) {
+            bytes = postcard::to_extend(&(layer.node, place), bytes)?;
         }
         Ok(bytes)
     }

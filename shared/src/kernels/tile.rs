@@ -1,0 +1,100 @@
+//! A tile: two filters at four positions, the unit of work of a convolution. What
+//! is here is portable; [`super::target`] chooses.
+
+use super::lanes::SEGMENT;
+use super::ConvParams;
+use crate::arith::Multiplier;
+
+/// Positions of one tile.
+pub const POSITIONS: usize = 4;
+
+/// The inputs that meet one word of [`super::lanes`] at four positions: two taps
+/// each, less the zero point, as 16-bit numbers with the earlier tap in the low
+/// half.
+pub type Columns = [u32; POSITIONS];
+
+/// Where the outputs of four positions go.
+#[derive(Debug)]
+pub struct Target<'a> {
+    /// One row for each position, or one for all where it is `pooled`.
+    pub rows: &'a mut [i8],
+    /// Bytes from one row to the next: the number of filters, or one more where
+    /// that is odd.
+    pub stride: usize,
+    /// Zero point of the output.
+    pub zero_point: i32,
+    /// Whether only the largest of the four positions is kept.
+    pub pooled: bool,
+}
+
+/// Writes the outputs of all filters at four positions, without an activation.
+pub fn multiply(params: ConvParams, columns: &[Columns], target: Target) {
+    let mut channels = params.channels.iter();
+    for (pair, lanes) in params.weights.pairs().enumerate() {
+        for (filter, sums) in (2 * pair..).zip(sums(lanes, columns)) {
+            let Some((bias, factor)) = channels.next() else {
+                return;
+            };
+            let outputs = sums.map(|sum| finish(sum, bias, factor, target.zero_point));
+            if target.pooled {
+                if let Some(to) = target.rows.get_mut(filter) {
+                    *to = outputs.into_iter().max().unwrap_or_default();
+                }
+                continue;
+            }
+            for (row, output) in target.rows.chunks_mut(target.stride).zip(outputs) {
+                if let Some(to) = row.get_mut(filter) {
+                    *to = output;
+                }
+            }
+        }
+    }
+}
+
+/// Brings an accumulator to the scale of the output.
+pub fn finish(sum: i32, bias: i32, factor: Multiplier, zero_point: i32) -> i8 {
+    let scaled = factor.apply(sum.wrapping_add(bias));
+    let shifted = scaled.saturating_add(zero_point);
+    shifted.clamp(i8::MIN.into(), i8::MAX.into()) as i8
+}
+
+/// Sums of products of two filters at four positions. Sums wrap: a position that
+/// is not there may hold anything.
+pub fn sums(lanes: &[[u8; 4]], columns: &[Columns]) -> [[i32; POSITIONS]; 2] {
+    let mut sums = [[0i32; POSITIONS]; 2];
+    for (lanes, columns) in lanes.chunks(SEGMENT).zip(columns.chunks(SEGMENT)) {
+        let (mut mixed, mut low) = ([0i32; POSITIONS], [0i32; POSITIONS]);
+        for (&[a, b, c, d], column) in lanes.iter().zip(columns) {
+            let lanes = [[a, b], [c, d]].map(i16::from_le_bytes);
+            let lows = lanes.map(|lane| i16::from(lane as i8));
+            let xs: [[i16; 2]; POSITIONS] = bytemuck::cast(*column);
+            for ((mixed, low), x) in mixed.iter_mut().zip(&mut low).zip(xs) {
+                *mixed = mixed.wrapping_add(product(lanes, x));
+                *low = low.wrapping_add(product(lows, x));
+            }
+        }
+        for (position, (mixed, low)) in mixed.into_iter().zip(low).enumerate() {
+            sums[0][position] = sums[0][position].wrapping_add(low);
+            let high = mixed.wrapping_sub(low) >> 8;
+            sums[1][position] = sums[1][position].wrapping_add(high);
+        }
+    }
+    sums
+}
+
+/// The sum of two products, wrapping.
+pub fn product(a: [i16; 2], b: [i16; 2]) -> i32 {
+    let [first, second] = [0, 1].map(|i| i32::from(a[i]).wrapping_mul(i32::from(b[i])));
+    first.wrapping_add(second)
+}
+
+/// Widens bytes, four of them to two words, and takes the zero point off.
+pub fn widen(bytes: &[[u8; 4]], zero_point: i32, columns: &mut [Columns], position: usize) {
+    let wide = |byte: u8| (i16::from(byte as i8) - zero_point as i16) as u16;
+    for (&[a, b, c, d], [even, odd]) in bytes.iter().zip(columns.as_chunks_mut().0) {
+        let word = |low, high| u32::from(wide(low)) | u32::from(wide(high)) << 16;
+        if let (Some(even), Some(odd)) = (even.get_mut(position), odd.get_mut(position)) {
+            (*even, *odd) = (word(a, c), word(b, d));
+        }
+    }
+}
