@@ -12,11 +12,11 @@ use espalier_tests::models::{Random, chain, cost, documented, every_kind, random
 use proptest::prelude::*;
 use proptest::sample::Index;
 use shared::arith::MAX_BIAS;
+use shared::kernels::lanes::Lanes;
 use shared::layer::{
     Activation, Add, Conv2d, Dense, DepthwiseConv2d, Layer, Padding, Pool2d, Shape, ShapeError,
     Size2,
 };
-use shared::kernels::lanes::Lanes;
 use shared::model::{
     CRC_RANGE, Data, HEADER_BYTES, MAX_FILE, Node, Quant, Sources, VERSION, crc32, weights_start,
 };
@@ -126,9 +126,8 @@ fn is_same(read: Data, written: &Block) -> bool {
 
 fn has_lanes(read: Lanes, weights: &[i8], filters: usize) -> bool {
     let fan_in = weights.len() / filters;
-    let same = |(index, &w): (usize, &i8)| {
-        read.weight(index / fan_in, index % fan_in) == i16::from(w)
-    };
+    let same =
+        |(index, &w): (usize, &i8)| read.weight(index / fan_in, index % fan_in) == i16::from(w);
     weights.iter().enumerate().all(same)
 }
 

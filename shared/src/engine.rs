@@ -47,7 +47,11 @@ impl<'m, 'a> Engine<'m, 'a> {
     /// fail. The input does not outlive the call: its bytes are used again by
     /// later layers.
     pub fn infer(&mut self, fill: impl FnOnce(&mut [i8])) -> &[i8] {
-        fill(self.arena.get_mut(self.model.input().range()).unwrap_or_default());
+        fill(
+            self.arena
+                .get_mut(self.model.input().range())
+                .unwrap_or_default(),
+        );
         let mut steps = self.model.steps();
         while let Some(step) = steps.next() {
             if self.model.is_stored(step.output) {
@@ -56,7 +60,9 @@ impl<'m, 'a> Engine<'m, 'a> {
                 self.run(&step, &pool);
             }
         }
-        self.arena.get(self.model.output().range()).unwrap_or_default()
+        self.arena
+            .get(self.model.output().range())
+            .unwrap_or_default()
     }
 
     /// Runs a layer; `last` is the layer itself, or the max pool that a convolution
@@ -120,7 +126,7 @@ impl<'m, 'a> Engine<'m, 'a> {
         match (step.layer, window, data) {
             (Layer::Dense(_), _, Data::Dense(params)) => {
                 dense(input, params, output, memory.scratch);
-            },
+            }
             (Layer::MaxPool2d(_), Some(window), _) => max_pool2d(window, input, output),
             (Layer::AvgPool2d(_) | Layer::GlobalAvgPool2d, Some(window), _) => {
                 avg_pool2d(window, input, output);

@@ -96,7 +96,12 @@ impl Kernel {
 /// no byte is written before it has been read for the last time; negative where
 /// it may start behind.
 pub fn lag(positions: &Positions) -> i64 {
-    let Positions { window, input, output, .. } = *positions;
+    let Positions {
+        window,
+        input,
+        output,
+        ..
+    } = *positions;
     let (top, left) = window.padding_before(input);
     let start = |(y, x): (usize, usize)| {
         let (kernel, stride) = (window.kernel, window.stride);
@@ -111,7 +116,11 @@ pub fn lag(positions: &Positions) -> i64 {
     for first in (0..count).step_by(group).rev() {
         let written = (first + group).min(count) * output.channels();
         lag = lag.max(written as i64 - needed as i64);
-        let tile = 0..if positions.pooled { POOL * POOL } else { written / output.channels() - first };
+        let tile = 0..if positions.pooled {
+            POOL * POOL
+        } else {
+            written / output.channels() - first
+        };
         let starts = tile.map(|position| start(positions.at(first, position)));
         needed = needed.min(starts.min().unwrap_or(needed));
     }
@@ -251,7 +260,12 @@ mod tests {
 
     /// Walks through all windows and marks what has been overwritten.
     fn clashes(positions: &Positions, lag: i64) -> bool {
-        let Positions { window, input, output, .. } = *positions;
+        let Positions {
+            window,
+            input,
+            output,
+            ..
+        } = *positions;
         let (top, left) = window.padding_before(input);
         let mut written = i64::MIN;
         let count = output.height() * output.width();
@@ -259,8 +273,12 @@ mod tests {
             let outputs = positions.group().min(count - first);
             for position in 0..if positions.pooled { 4 } else { outputs } {
                 let (y, x) = positions.at(first, position);
-                for (ky, kx) in (0..window.kernel.height()).flat_map(|y| (0..window.kernel.width()).map(move |x| (y, x))) {
-                    let (Some(iy), Some(ix)) = ((y + ky).checked_sub(top), (x + kx).checked_sub(left)) else {
+                for (ky, kx) in (0..window.kernel.height())
+                    .flat_map(|y| (0..window.kernel.width()).map(move |x| (y, x)))
+                {
+                    let (Some(iy), Some(ix)) =
+                        ((y + ky).checked_sub(top), (x + kx).checked_sub(left))
+                    else {
                         continue;
                     };
                     let byte = (iy * input.width() + ix) * input.channels();

@@ -26,7 +26,8 @@ pub fn add(memory: &mut [i8], a: View, b: View, factors: AddFactors, output: Vie
     };
     for index in 0..output.shape.len() {
         let read = |view: View| memory.get(view.start + index).copied().unwrap_or_default();
-        let sum = scaled(read(a), a.zero_point, factors.a) + scaled(read(b), b.zero_point, factors.b);
+        let sum =
+            scaled(read(a), a.zero_point, factors.a) + scaled(read(b), b.zero_point, factors.b);
         let shifted = factors.output.apply(sum).saturating_add(output.zero_point);
         if let Some(out) = memory.get_mut(output.start + index) {
             *out = clamp.apply(shifted);

@@ -4,7 +4,7 @@
 //! and multiplied with two filters at a time, [`tile`](super::tile).
 
 use super::lanes::words;
-use super::tile::{Columns, POSITIONS, Target};
+use super::tile::{Columns, POSITIONS, Runs, Target};
 use super::{ConvParams, Memory, View, overlap, target};
 use crate::arith::Clamp;
 use crate::layer::{Shape, Window};
@@ -102,8 +102,11 @@ pub fn conv2d(memory: Memory, conv: Conv2d) {
     let (patch, staging) = split(rest, patch_words);
     let staging: &mut [i8] = bytemuck::cast_slice_mut(staging);
     // What lies between the fan-in and the last word stays real 0.
-    bytemuck::cast_slice_mut(patch).fill(input.zero_point as i8);
+    let patch = bytemuck::cast_slice_mut(patch);
+    patch.fill(input.zero_point as i8);
 
+    let gather = Gather::new(conv.window, input);
+    let filters_of = target::Filters::new(conv.params);
     let walk = Positions {
         window: conv.window,
         input: input.shape,
@@ -115,7 +118,7 @@ pub fn conv2d(memory: Memory, conv: Conv2d) {
     for first in (0..positions).step_by(rows) {
         for position in 0..POSITIONS {
             let at = walk.at(first, position);
-            gather(&conv, memory.tensors, at, patch, columns, position);
+            gather.window(memory.tensors, at, patch, columns, position);
         }
         let count = rows.min(positions - first);
         let start = output.start + first * filters;
@@ -123,13 +126,13 @@ pub fn conv2d(memory: Memory, conv: Conv2d) {
         let outputs = whole.unwrap_or_default();
         let multiply = |rows: &mut [i8]| {
             let columns = columns.get(..words(conv.params.weights.fan_in()));
-            let target = Target {
+            let to = Target {
                 rows,
                 stride,
                 zero_point: output.zero_point,
                 pooled: conv.pooled,
             };
-            target::multiply(conv.params, columns.unwrap_or_default(), target);
+            filters_of.multiply(columns.unwrap_or_default(), to);
         };
         if count == rows && stride == filters {
             multiply(outputs);
@@ -148,54 +151,71 @@ fn split<T>(slice: &mut [T], at: usize) -> (&mut [T], &mut [T]) {
     slice.split_at_mut_checked(at).unwrap_or_default()
 }
 
-/// Brings what the window covers at `(y, x)` into the columns of a position;
-/// padding is real 0. Positions behind the last one have no rows to cover.
-fn gather(
-    conv: &Conv2d,
-    tensors: &[i8],
-    (y, x): (usize, usize),
-    patch: &mut [u32],
-    columns: &mut [Columns],
-    position: usize,
-) {
-    let Conv2d { window, input, .. } = *conv;
-    let (kernel, stride) = (window.kernel, window.stride);
-    let (top, left) = window.padding_before(input.shape);
-    let (height, width) = (input.shape.height(), input.shape.width());
-    let rows = overlap(y, stride.height(), top, kernel.height(), height);
-    let across = overlap(x, stride.width(), left, kernel.width(), width);
-    let channels = input.shape.channels();
-    let kernel_row = kernel.width() * channels;
-    let run = across.input.len() * channels;
-    let padded = rows.input.len() * run != kernel.height() * kernel_row;
-    let to = rows.kernel_start * kernel_row + across.kernel_start * channels;
-    let from = input.start + (rows.input.start * width + across.input.start) * channels;
-    let runs = (0..rows.input.len()).map(|row| {
-        let from = from + row * width * channels;
-        let run = tensors.get(from..from + run).unwrap_or_default();
-        (to + row * kernel_row, run)
-    });
-    if channels.is_multiple_of(4) {
-        if padded {
-            for column in columns.iter_mut() {
-                column[position] = 0;
+/// Brings windows into columns.
+struct Gather {
+    window: Window,
+    input: View,
+    /// Zeroes above and to the left of the input.
+    padding: (usize, usize),
+    /// Bytes of one row of the window, and of the input.
+    kernel_row: usize,
+    row: usize,
+}
+
+impl Gather {
+    fn new(window: Window, input: View) -> Self {
+        let channels = input.shape.channels();
+        Self {
+            window,
+            input,
+            padding: window.padding_before(input.shape),
+            kernel_row: window.kernel.width() * channels,
+            row: input.shape.width() * channels,
+        }
+    }
+
+    /// Brings what the window covers at `(y, x)` into the columns of a position;
+    /// padding is real 0. Positions behind the last one cover nothing.
+    #[inline(never)]
+    fn window(
+        &self,
+        tensors: &[i8],
+        (y, x): (usize, usize),
+        patch: &mut [i8],
+        columns: &mut [Columns],
+        position: usize,
+    ) {
+        let (kernel, stride) = (self.window.kernel, self.window.stride);
+        let (shape, (top, left)) = (self.input.shape, self.padding);
+        let channels = shape.channels();
+        let rows = overlap(y, stride.height(), top, kernel.height(), shape.height());
+        let across = overlap(x, stride.width(), left, kernel.width(), shape.width());
+        let runs = Runs {
+            count: rows.input.len(),
+            bytes: across.input.len() * channels,
+            from: self.input.start + rows.input.start * self.row + across.input.start * channels,
+            from_step: self.row,
+            to: rows.kernel_start * self.kernel_row + across.kernel_start * channels,
+            to_step: self.kernel_row,
+        };
+        let padded = runs.bytes != self.kernel_row || runs.count != kernel.height();
+        let zero_point = self.input.zero_point;
+        if channels.is_multiple_of(4) {
+            if padded {
+                columns.iter_mut().for_each(|column| column[position] = 0);
             }
-        }
-        for (to, run) in runs {
-            let columns = columns.get_mut(to / 2..).unwrap_or_default();
-            let bytes: &[u8] = bytemuck::cast_slice(run);
-            target::widen(bytes.as_chunks().0, input.zero_point, columns, position);
-        }
-    } else {
-        let bytes: &mut [i8] = bytemuck::cast_slice_mut(patch);
-        if padded {
-            bytes.fill(input.zero_point as i8);
-        }
-        for (to, run) in runs {
-            for (to, &from) in bytes.iter_mut().skip(to).zip(run) {
-                *to = from;
+            target::widen_runs(tensors, runs, zero_point, columns, position);
+        } else {
+            if padded {
+                patch.fill(zero_point as i8);
             }
+            target::copy_runs(tensors, runs, patch);
+            let whole = Runs {
+                count: 1,
+                bytes: patch.len(),
+                ..Runs::default()
+            };
+            target::widen_runs(patch, whole, zero_point, columns, position);
         }
-        target::widen(bytemuck::cast_slice(patch), input.zero_point, columns, position);
     }
 }

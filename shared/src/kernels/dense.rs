@@ -24,7 +24,7 @@ pub fn dense(input: Input, params: DenseParams, output: Output, scratch: &mut [u
     sums.fill([0; 2]);
     let row = words(fan_in);
     for (index, segment) in input.data.chunks(2 * SEGMENT).enumerate() {
-        target::widen_row(segment, input.zero_point, wide);
+        widen_row(segment, input.zero_point, wide);
         let start = index * SEGMENT;
         let end = row.min(start + SEGMENT);
         for (sums, pair) in sums.iter_mut().zip(params.weights.pairs()) {
@@ -41,20 +41,18 @@ pub fn dense(input: Input, params: DenseParams, output: Output, scratch: &mut [u
 /// Widens up to 2 [`SEGMENT`] inputs in the order of [`super::lanes`], less the
 /// zero point; those missing from the last four are 0.
 pub fn widen_row(input: &[i8], zero_point: i32, wide: &mut [u32]) {
-    let mut column = [[0; tile::POSITIONS]; 2];
-    let mut widen = |bytes: [u8; 4], wide: &mut [u32; 2]| {
-        tile::widen(&[bytes], zero_point, &mut column, 0);
-        *wide = [column[0][0], column[1][0]];
-    };
-    let (fours, rest) = bytemuck::cast_slice::<_, u8>(input).as_chunks();
+    let (fours, rest) = input.as_chunks();
     let mut words = wide.as_chunks_mut().0.iter_mut();
     for (&bytes, wide) in fours.iter().zip(&mut words) {
-        widen(bytes, wide);
+        *wide = target::widen(bytes, zero_point);
     }
     if let (false, Some(wide)) = (rest.is_empty(), words.next()) {
-        let mut bytes = [zero_point as u8; 4];
-        bytes.iter_mut().zip(rest).for_each(|(to, &from)| *to = from);
-        widen(bytes, wide);
+        let mut bytes = [zero_point as i8; 4];
+        bytes
+            .iter_mut()
+            .zip(rest)
+            .for_each(|(to, &from)| *to = from);
+        *wide = target::widen(bytes, zero_point);
     }
 }
 

@@ -114,9 +114,15 @@ fn copy_channel(
     let (top, left) = conv.window.padding_before(input.shape);
     let start = input.start + channel;
     let data = tensors.get(start..input.start + input.shape.len());
-    let rows = data.unwrap_or_default().chunks(input.shape.width() * channels);
+    let rows = data
+        .unwrap_or_default()
+        .chunks(input.shape.width() * channels);
     for (cells, row) in cells.chunks_mut(plane.stride).skip(top).zip(rows) {
-        for (cell, &x) in cells.iter_mut().skip(left).zip(row.iter().step_by(channels)) {
+        for (cell, &x) in cells
+            .iter_mut()
+            .skip(left)
+            .zip(row.iter().step_by(channels))
+        {
             *cell = i16::from(x) - input.zero_point as i16;
         }
     }

@@ -11,7 +11,7 @@ use core::arch::{asm, naked_asm};
 
 use super::depthwise_conv2d::{Filter, Plane};
 use super::lanes::{SEGMENT, words};
-use super::tile::{Columns, Target};
+use super::tile::{Columns, POSITIONS, Runs, Target};
 use super::{Channels, ConvParams, Input, Output};
 use crate::layer::Window;
 
@@ -30,59 +30,70 @@ macro_rules! arch {
     };
 }
 
-/// Whether [`requantise!`] gives what [`super::tile::finish`] gives: shifts below
-/// 0, and accumulators below 2^30 in size.
-fn fits(channels: Channels, fan_in: usize) -> bool {
-    let in_range = |&bias: &[u8; 4]| i32::from_le_bytes(bias).unsigned_abs() < 1 << 29;
-    let shifts = |&shift: &i8| shift < 0;
-    fan_in <= 1 << 14 && channels.bias.iter().all(in_range) && real(channels).iter().all(shifts)
+/// The filters of a convolution, as [`super::tile::Filters`].
+#[derive(Clone, Copy, Debug)]
+pub struct Filters<'a> {
+    params: ConvParams<'a>,
+    /// Whether [`tile`] may be called, and gives what [`super::tile::finish`] gives.
+    fast: bool,
 }
 
-/// The shifts without the 0 behind an odd number of channels, whose mantissa is 0
-/// as well.
-fn real<'a>(channels: Channels<'a>) -> &'a [i8] {
-    match (channels.shifts, channels.mantissas) {
-        ([shifts @ .., 0], [.., [0, 0, 0, 0]]) => shifts,
-        (shifts, _) => shifts,
+impl<'a> Filters<'a> {
+    /// Of these parameters.
+    pub fn new(params: ConvParams<'a>) -> Self {
+        let Channels {
+            bias,
+            mantissas,
+            shifts,
+        } = params.channels;
+        let fan_in = params.weights.fan_in();
+        let lanes: Result<&[u32], _> = bytemuck::try_cast_slice(params.weights.bytes());
+        let whole = lanes.is_ok_and(|lanes| lanes.len() == words(fan_in) * (bias.len() / 2))
+            && bias.len() >= 2
+            && bias.len().is_multiple_of(2)
+            && mantissas.len() == bias.len()
+            && shifts.len() == bias.len();
+        // Accumulators stay below 2^30, and all shifts go right, but the one behind
+        // an odd number of filters, whose output nobody reads.
+        let in_range = |&bias: &[u8; 4]| i32::from_le_bytes(bias).unsigned_abs() < 1 << 29;
+        let in_range = fan_in <= 1 << 14 && bias.iter().all(in_range);
+        let right = |(&shift, mantissa): (&i8, &[u8; 4])| shift < 0 || *mantissa == [0; 4];
+        Self {
+            params,
+            fast: whole && in_range && shifts.iter().zip(mantissas).all(right),
+        }
+    }
+
+    /// As [`super::tile::Filters::multiply`].
+    pub fn multiply(&self, columns: &[Columns], target: Target) {
+        let ConvParams { weights, channels } = self.params;
+        let filters = channels.bias.len();
+        let rows = if target.pooled { 1 } else { POSITIONS };
+        let whole = columns.len() == words(weights.fan_in())
+            && target.stride == filters
+            && target.rows.len() == rows * filters;
+        if !(self.fast && whole) {
+            return super::tile::Filters::new(self.params).multiply(columns, target);
+        }
+        // SAFETY: here and in `new` the lengths have been checked to be those that
+        // `tile` reads and writes, and the lanes to be aligned.
+        unsafe {
+            tile(
+                weights.bytes().as_ptr().cast(),
+                columns.as_ptr(),
+                columns.len(),
+                filters / 2,
+                channels.bias.as_ptr(),
+                channels.mantissas.as_ptr(),
+                channels.shifts.as_ptr(),
+                target.rows.as_mut_ptr(),
+                filters,
+                target.zero_point,
+                target.pooled.into(),
+            );
+        }
     }
 }
-
-/// As [`super::tile::multiply`].
-pub fn multiply(params: ConvParams, columns: &[Columns], target: Target) {
-    let channels = params.channels;
-    let fan_in = params.weights.fan_in();
-    let pairs = channels.bias.len() / 2;
-    let lanes: Result<&[u32], _> = bytemuck::try_cast_slice(params.weights.bytes());
-    let rows = if target.pooled { 1 } else { super::tile::POSITIONS };
-    let whole = lanes.is_ok_and(|lanes| lanes.len() == words(fan_in) * pairs)
-        && columns.len() == words(fan_in)
-        && channels.mantissas.len() == 2 * pairs
-        && channels.shifts.len() == 2 * pairs
-        && target.stride == 2 * pairs
-        && target.rows.len() == rows * target.stride
-        && pairs > 0;
-    if !whole || !fits(channels, fan_in) {
-        return super::tile::multiply(params, columns, target);
-    }
-    // SAFETY: the lengths have been checked to be those that `tile` reads and
-    // writes, and the lanes to be aligned.
-    unsafe {
-        tile(
-            params.weights.bytes().as_ptr().cast(),
-            columns.as_ptr(),
-            words(fan_in),
-            pairs,
-            channels.bias.as_ptr(),
-            channels.mantissas.as_ptr(),
-            channels.shifts.as_ptr(),
-            target.rows.as_mut_ptr(),
-            target.stride,
-            target.zero_point,
-            target.pooled.into(),
-        );
-    }
-}
-
 
 /// All filters at four positions. `words` are those of one pair of filters, of
 /// which there is at least one.
@@ -103,7 +114,7 @@ unsafe extern "C" fn tile(
     naked_asm!(
         arch!(),
         // What lies where from sp on.
-        ".equ SUMS, 0",   // sums of the second filter
+        ".equ SUMS, 0",   // twice the sums of the second filter
         ".equ COUNT, 16", // blocks of 16 words that are left of the segment
         ".equ LEFT, 20",  // and behind it
         ".equ ENTRY, 24", // where in the block the first words start
@@ -137,7 +148,7 @@ unsafe extern "C" fn tile(
         ".endm",
         ".macro ADD_HIGH sum, mixed, low",
         "subs \\mixed, \\mixed, \\low",
-        "add \\mixed, \\sum, \\mixed, asr #8",
+        "add \\mixed, \\sum, \\mixed, asr #7",
         ".endm",
         // The larger one of two sums.
         ".macro LARGER a, b",
@@ -145,10 +156,9 @@ unsafe extern "C" fn tile(
         "it lt",
         "movlt \\a, \\b",
         ".endm",
-        // The rounded high product of twice the sum; 1 is taken from what is below
+        // The rounded high product of a doubled sum; 1 is taken from what is below
         // zero, so that ties of the second rounding go away from it.
         ".macro SCALE x, mantissa",
-        "add \\x, \\x, \\x",
         "smmulr \\x, \\x, \\mantissa",
         "add \\x, \\x, \\x, asr #31",
         ".endm",
@@ -158,7 +168,6 @@ unsafe extern "C" fn tile(
         "adc \\x, \\x, r3",
         "ssat \\x, #8, \\x",
         ".endm",
-
         "push {{r0-r3}}",
         "push {{r4-r11, lr}}",
         "sub sp, #32",
@@ -171,7 +180,6 @@ unsafe extern "C" fn tile(
         "sub r5, r5, r4, lsl #4",
         "orr r5, r5, #1",
         "str r5, [sp, #ENTRY]",
-
         "1:", // a pair of filters
         "ldr r1, [sp, #BIAS]",
         "ldmia r1!, {{r4, r12}}",
@@ -183,6 +191,7 @@ unsafe extern "C" fn tile(
         "mov r9, r4",
         "mov r10, r4",
         "mov r11, r4",
+        "lsl r12, r12, #1",
         "strd r12, r12, [sp, #SUMS]",
         "strd r12, r12, [sp, #SUMS + 8]",
         "ldr r1, [sp, #COLUMNS]",
@@ -225,7 +234,6 @@ unsafe extern "C" fn tile(
         "subs r2, r2, #1",
         "strd r2, r3, [sp, #COUNT]",
         "b 2b",
-
         "4:",
         "str r0, [sp, #WEIGHTS]",
         "ldr r0, [sp, #MANTISSAS]",
@@ -242,6 +250,10 @@ unsafe extern "C" fn tile(
         "cmp r0, #0",
         "bne 5f",
         "ldr r0, [sp, #OUTPUT]",
+        "lsl r4, r4, #1",
+        "lsl r5, r5, #1",
+        "lsl r6, r6, #1",
+        "lsl r7, r7, #1",
         "SCALE r4, r1",
         "SCALE r5, r1",
         "SCALE r6, r1",
@@ -279,6 +291,7 @@ unsafe extern "C" fn tile(
         "LARGER r10, r11",
         "LARGER r4, r6",
         "LARGER r8, r10",
+        "lsl r4, r4, #1",
         "SCALE r4, r1",
         "SCALE r8, r2",
         "SHIFT r4, r12",
@@ -305,19 +318,89 @@ unsafe extern "C" fn tile(
     )
 }
 
-/// As [`super::tile::widen`].
-pub fn widen(bytes: &[[u8; 4]], zero_point: i32, columns: &mut [Columns], position: usize) {
-    for (&word, [even, odd]) in bytes.iter().zip(columns.as_chunks_mut().0) {
-        if let (Some(to_even), Some(to_odd)) = (even.get_mut(position), odd.get_mut(position)) {
-            [*to_even, *to_odd] = widened(u32::from_le_bytes(word), zero_point);
-        }
+/// As [`super::tile::copy_runs`].
+pub fn copy_runs(from: &[i8], runs: Runs, to: &mut [i8]) {
+    if !runs.fit(from.len(), to.len()) {
+        return;
+    }
+    // SAFETY: all bytes that are read and written have been checked to be there;
+    // there is at least one row of at least one byte.
+    unsafe {
+        asm!(
+            "2:",
+            "mov {left}, {bytes}",
+            "3:",
+            "ldrb {byte}, [{from}], #1",
+            "subs {left}, {left}, #1",
+            "strb {byte}, [{to}], #1",
+            "bne 3b",
+            "add {from}, {from}, {from_gap}",
+            "add {to}, {to}, {to_gap}",
+            "subs {count}, {count}, #1",
+            "bne 2b",
+            left = out(reg) _,
+            byte = out(reg) _,
+            count = inout(reg) runs.count => _,
+            from = inout(reg) from.as_ptr().wrapping_add(runs.from) => _,
+            to = inout(reg) to.as_mut_ptr().wrapping_add(runs.to) => _,
+            bytes = in(reg) runs.bytes,
+            from_gap = in(reg) runs.from_step.wrapping_sub(runs.bytes),
+            to_gap = in(reg) runs.to_step.wrapping_sub(runs.bytes),
+            options(nostack),
+        );
     }
 }
 
-/// Bytes 0 and 2, then 1 and 3 of a word as 16-bit numbers, less the zero point.
+/// As [`super::tile::widen_runs`].
+pub fn widen_runs(from: &[i8], runs: Runs, zero_point: i32, to: &mut [Columns], position: usize) {
+    let words = to.as_flattened_mut();
+    // Four bytes become two words, each of which is one of four.
+    if runs.bytes < 4 || position >= POSITIONS || !runs.fit(from.len(), words.len() / 2) {
+        return;
+    }
+    // SAFETY: all bytes that are read and words that are written have been checked
+    // to be there; there is at least one row of at least four bytes.
+    unsafe {
+        asm!(
+            "2:",
+            "mov {left}, {bytes}",
+            "3:",
+            "ldr {odd}, [{from}], #4",
+            "sxtb16 {even}, {odd}",
+            "sxtb16 {odd}, {odd}, ror #8",
+            "ssub16 {even}, {even}, {zero_points}",
+            "ssub16 {odd}, {odd}, {zero_points}",
+            "subs {left}, {left}, #4",
+            "str {even}, [{to}], #16",
+            "str {odd}, [{to}], #16",
+            "bne 3b",
+            "add {from}, {from}, {from_gap}",
+            "add {to}, {to}, {to_gap}",
+            "subs {count}, {count}, #1",
+            "bne 2b",
+            left = out(reg) _,
+            even = out(reg) _,
+            odd = out(reg) _,
+            count = inout(reg) runs.count => _,
+            from = inout(reg) from.as_ptr().wrapping_add(runs.from) => _,
+            to = inout(reg) words.as_mut_ptr().wrapping_add(2 * runs.to + position) => _,
+            bytes = in(reg) runs.bytes & !3,
+            zero_points = in(reg) pair(zero_point),
+            from_gap = in(reg) runs.from_step.wrapping_sub(runs.bytes),
+            to_gap = in(reg) runs.to_step.wrapping_sub(runs.bytes).wrapping_mul(8),
+            options(nostack),
+        );
+    }
+}
+
+/// The same number in both halves.
+fn pair(number: i32) -> u32 {
+    (number as u32 & 0xFFFF) * 0x1_0001
+}
+
+/// As [`super::tile::widen`].
 #[inline(always)]
-fn widened(word: u32, zero_point: i32) -> [u32; 2] {
-    let zero_points = (zero_point as u32 & 0xFFFF) * 0x1_0001;
+pub fn widen(bytes: [i8; 4], zero_point: i32) -> [u32; 2] {
     let (even, odd): (u32, u32);
     // SAFETY: register arithmetic only.
     unsafe {
@@ -326,28 +409,14 @@ fn widened(word: u32, zero_point: i32) -> [u32; 2] {
             "sxtb16 {odd}, {word}, ror #8",
             "ssub16 {even}, {even}, {zero_points}",
             "ssub16 {odd}, {odd}, {zero_points}",
-            word = in(reg) word,
-            zero_points = in(reg) zero_points,
+            word = in(reg) bytemuck::cast::<_, u32>(bytes),
+            zero_points = in(reg) pair(zero_point),
             even = out(reg) even,
             odd = out(reg) odd,
             options(pure, nomem, nostack, preserves_flags),
         );
     }
     [even, odd]
-}
-
-/// As [`super::dense::widen_row`].
-pub fn widen_row(input: &[i8], zero_point: i32, wide: &mut [u32]) {
-    let (fours, rest) = bytemuck::cast_slice::<_, u8>(input).as_chunks();
-    let mut words = wide.as_chunks_mut().0.iter_mut();
-    for (&bytes, wide) in fours.iter().zip(&mut words) {
-        *wide = widened(u32::from_le_bytes(bytes), zero_point);
-    }
-    if let (false, Some(wide)) = (rest.is_empty(), words.next()) {
-        let mut bytes = [zero_point as u8; 4];
-        bytes.iter_mut().zip(rest).for_each(|(to, &from)| *to = from);
-        *wide = widened(u32::from_le_bytes(bytes), zero_point);
-    }
 }
 
 /// As [`super::dense::dot_pair`].
@@ -364,12 +433,7 @@ pub fn dot_pair(wide: &[u32], lanes: &[[u8; 4]], sums: &mut [i32; 2]) {
 
 /// Adds the products of at most [`SEGMENT`] words of two units to their sums.
 #[unsafe(naked)]
-unsafe extern "C" fn dot(
-    wide: *const u32,
-    lanes: *const u32,
-    words: usize,
-    sums: *mut [i32; 2],
-) {
+unsafe extern "C" fn dot(wide: *const u32, lanes: *const u32, words: usize, sums: *mut [i32; 2]) {
     naked_asm!(
         arch!(),
         // r10 the first unit's sum, r11 the mixed one.
@@ -474,4 +538,3 @@ fn max4(a: [i8; 4], b: [i8; 4]) -> [i8; 4] {
     }
     bytemuck::cast(max)
 }
-

@@ -83,10 +83,13 @@ impl<'a> Channels<'a> {
     /// Bias and factor of each channel, in order.
     pub fn iter(self) -> impl Iterator<Item = (i32, Multiplier)> + use<'a> {
         let factors = self.mantissas.iter().zip(self.shifts);
-        self.bias.iter().zip(factors).map(|(&bias, (&mantissa, &shift))| {
-            let factor = Multiplier::trusted(mantissa, shift);
-            (i32::from_le_bytes(bias), factor)
-        })
+        self.bias
+            .iter()
+            .zip(factors)
+            .map(|(&bias, (&mantissa, &shift))| {
+                let factor = Multiplier::trusted(mantissa, shift);
+                (i32::from_le_bytes(bias), factor)
+            })
     }
 }
 
@@ -154,7 +157,13 @@ pub(crate) struct Overlap {
 }
 
 /// Window number `index` along a side of `input` elements.
-pub(crate) fn overlap(index: usize, stride: usize, before: usize, kernel: usize, input: usize) -> Overlap {
+pub(crate) fn overlap(
+    index: usize,
+    stride: usize,
+    before: usize,
+    kernel: usize,
+    input: usize,
+) -> Overlap {
     let start = index * stride;
     let first = start.max(before);
     let last = (start + kernel).min(input + before).max(first);

@@ -1,8 +1,8 @@
 //! A tile: two filters at four positions, the unit of work of a convolution. What
 //! is here is portable; [`super::target`] chooses.
 
-use super::lanes::SEGMENT;
 use super::ConvParams;
+use super::lanes::SEGMENT;
 use crate::arith::Multiplier;
 
 /// Positions of one tile.
@@ -27,24 +27,35 @@ pub struct Target<'a> {
     pub pooled: bool,
 }
 
-/// Writes the outputs of all filters at four positions, without an activation.
-pub fn multiply(params: ConvParams, columns: &[Columns], target: Target) {
-    let mut channels = params.channels.iter();
-    for (pair, lanes) in params.weights.pairs().enumerate() {
-        for (filter, sums) in (2 * pair..).zip(sums(lanes, columns)) {
-            let Some((bias, factor)) = channels.next() else {
-                return;
-            };
-            let outputs = sums.map(|sum| finish(sum, bias, factor, target.zero_point));
-            if target.pooled {
-                if let Some(to) = target.rows.get_mut(filter) {
-                    *to = outputs.into_iter().max().unwrap_or_default();
+/// The filters of a convolution.
+#[derive(Clone, Copy, Debug)]
+pub struct Filters<'a>(ConvParams<'a>);
+
+impl<'a> Filters<'a> {
+    /// Of these parameters.
+    pub fn new(params: ConvParams<'a>) -> Self {
+        Self(params)
+    }
+
+    /// Writes the outputs of all filters at four positions, without an activation.
+    pub fn multiply(&self, columns: &[Columns], target: Target) {
+        let mut channels = self.0.channels.iter();
+        for (pair, lanes) in self.0.weights.pairs().enumerate() {
+            for (filter, sums) in (2 * pair..).zip(sums(lanes, columns)) {
+                let Some((bias, factor)) = channels.next() else {
+                    return;
+                };
+                let outputs = sums.map(|sum| finish(sum, bias, factor, target.zero_point));
+                if target.pooled {
+                    if let Some(to) = target.rows.get_mut(filter) {
+                        *to = outputs.into_iter().max().unwrap_or_default();
+                    }
+                    continue;
                 }
-                continue;
-            }
-            for (row, output) in target.rows.chunks_mut(target.stride).zip(outputs) {
-                if let Some(to) = row.get_mut(filter) {
-                    *to = output;
+                for (row, output) in target.rows.chunks_mut(target.stride).zip(outputs) {
+                    if let Some(to) = row.get_mut(filter) {
+                        *to = output;
+                    }
                 }
             }
         }
@@ -88,13 +99,72 @@ pub fn product(a: [i16; 2], b: [i16; 2]) -> i32 {
     first.wrapping_add(second)
 }
 
-/// Widens bytes, four of them to two words, and takes the zero point off.
-pub fn widen(bytes: &[[u8; 4]], zero_point: i32, columns: &mut [Columns], position: usize) {
-    let wide = |byte: u8| (i16::from(byte as i8) - zero_point as i16) as u16;
-    for (&[a, b, c, d], [even, odd]) in bytes.iter().zip(columns.as_chunks_mut().0) {
-        let word = |low, high| u32::from(wide(low)) | u32::from(wide(high)) << 16;
-        if let (Some(even), Some(odd)) = (even.get_mut(position), odd.get_mut(position)) {
-            (*even, *odd) = (word(a, c), word(b, d));
+/// Rows of bytes to copy, such as those that a window covers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Runs {
+    /// Rows.
+    pub count: usize,
+    /// Bytes of each.
+    pub bytes: usize,
+    /// Where the first one starts.
+    pub from: usize,
+    /// Bytes from the start of a row to that of the next.
+    pub from_step: usize,
+    /// Where the first one goes to.
+    pub to: usize,
+    /// Bytes between the places where rows go to.
+    pub to_step: usize,
+}
+
+impl Runs {
+    /// Whether there is something to copy, and all of it lies in `from` bytes and
+    /// goes to `to` bytes.
+    pub fn fit(&self, from: usize, to: usize) -> bool {
+        let end = |start: usize, step: usize| start + (self.count - 1) * step + self.bytes;
+        self.count > 0
+            && self.bytes > 0
+            && end(self.from, self.from_step) <= from
+            && end(self.to, self.to_step) <= to
+    }
+}
+
+/// Copies rows of bytes.
+pub fn copy_runs(from: &[i8], runs: Runs, to: &mut [i8]) {
+    for row in 0..runs.count {
+        let source = from.get(runs.from + row * runs.from_step..);
+        let target = to.get_mut(runs.to + row * runs.to_step..);
+        let pairs = source
+            .unwrap_or_default()
+            .iter()
+            .zip(target.unwrap_or_default());
+        for (from, to) in pairs.take(runs.bytes) {
+            *to = *from;
         }
     }
+}
+
+/// Widens rows of bytes, four of them to two words of a position, and takes the
+/// zero point off. All numbers of `runs` are multiples of 4.
+pub fn widen_runs(from: &[i8], runs: Runs, zero_point: i32, to: &mut [Columns], position: usize) {
+    for row in 0..runs.count {
+        let source = from
+            .get(runs.from + row * runs.from_step..)
+            .unwrap_or_default();
+        let bytes = source.get(..runs.bytes).unwrap_or_default();
+        let columns = to.get_mut((runs.to + row * runs.to_step) / 2..);
+        let columns = columns.unwrap_or_default().as_chunks_mut().0;
+        for (&bytes, [even, odd]) in bytes.as_chunks().0.iter().zip(columns) {
+            let words = widen(bytes, zero_point);
+            if let (Some(even), Some(odd)) = (even.get_mut(position), odd.get_mut(position)) {
+                [*even, *odd] = words;
+            }
+        }
+    }
+}
+
+/// Bytes 0 and 2, then 1 and 3 as 16-bit numbers, less the zero point.
+pub fn widen([a, b, c, d]: [i8; 4], zero_point: i32) -> [u32; 2] {
+    let wide = |byte: i8| (i16::from(byte) - zero_point as i16) as u16;
+    let word = |low, high| u32::from(wide(low)) | u32::from(wide(high)) << 16;
+    [word(a, c), word(b, d)]
 }

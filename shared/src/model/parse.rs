@@ -8,8 +8,8 @@ use serde::Deserialize;
 use super::*;
 use crate::arith::MAX_BIAS;
 use crate::kernels::{self, conv2d::POOL};
-use crate::layer::{Activation, Padding, Size2, Window};
 use crate::kernels::{ConvParams, DepthwiseParams};
+use crate::layer::{Activation, Padding, Size2, Window};
 use crate::plan::{self, Demand, Kernel};
 
 impl<'a> Model<'a> {
@@ -128,7 +128,8 @@ impl<'a> Model<'a> {
                 available: self.file.len(),
             });
         }
-        if let (Layer::DepthwiseConv2d(_), Some(params)) = (node.layer, node.layer.params(a.shape)) {
+        if let (Layer::DepthwiseConv2d(_), Some(params)) = (node.layer, node.layer.params(a.shape))
+        {
             let start = step.block as usize;
             let padded = start + weight_bytes(&node.layer, params);
             check_zero(self.file, start + params.weights()..padded)?;

@@ -18,7 +18,9 @@ const TRIES: usize = 2_000;
 /// The smallest plan found; the same one for the same demands.
 pub fn search(demands: &[(Demand, Kernel)]) -> Vec<Place> {
     let tensors: Vec<Tensor> = demands.iter().map(Tensor::new).collect();
-    let mut order: Vec<usize> = (0..tensors.len()).filter(|&t| tensors[t].size > 0).collect();
+    let mut order: Vec<usize> = (0..tensors.len())
+        .filter(|&t| tensors[t].size > 0)
+        .collect();
     order.sort_by_key(|&tensor| std::cmp::Reverse(tensors[tensor].size));
     let mut best = place(&tensors, &order);
     let mut random = ChaCha8Rng::seed_from_u64(1);
@@ -80,14 +82,21 @@ fn place(tensors: &[Tensor], order: &[usize]) -> Vec<Place> {
     for (count, &tensor) in order.iter().enumerate() {
         let placed = &order[..count];
         let fits = |&offset: &u32| {
-            let apart = |&other: &usize| !clash(tensors, (tensor, offset), (other, places[other].offset));
+            let apart =
+                |&other: &usize| !clash(tensors, (tensor, offset), (other, places[other].offset));
             placed.iter().all(apart)
         };
         let candidates = placed.iter().flat_map(|&other| {
             let end = places[other].offset + tensors[other].size;
-            [Some(end), sharing_offset(tensors, tensor, (other, places[other].offset))]
+            [
+                Some(end),
+                sharing_offset(tensors, tensor, (other, places[other].offset)),
+            ]
         });
-        let lowest = std::iter::once(0).chain(candidates.flatten()).filter(fits).min();
+        let lowest = std::iter::once(0)
+            .chain(candidates.flatten())
+            .filter(fits)
+            .min();
         places[tensor].offset = lowest.unwrap_or_default(); // above all others there is room
     }
     for tensor in 0..tensors.len() {
@@ -176,8 +185,14 @@ mod tests {
                 demands[usize::from(input)].last = tensor as u8;
             }
         }
-        demands.last_mut().into_iter().for_each(|output| output.last = u8::MAX);
-        demands.into_iter().map(|demand| (demand, Kernel::Other)).collect()
+        demands
+            .last_mut()
+            .into_iter()
+            .for_each(|output| output.last = u8::MAX);
+        demands
+            .into_iter()
+            .map(|demand| (demand, Kernel::Other))
+            .collect()
     }
 
     fn peak_of(demands: &[(Demand, Kernel)]) -> u32 {
@@ -188,7 +203,12 @@ mod tests {
 
     #[test]
     fn a_chain_needs_its_two_largest_neighbours() {
-        let chain = [(784, [0; 2]), (21_632, [0; 2]), (5_408, [1; 2]), (7_744, [2; 2])];
+        let chain = [
+            (784, [0; 2]),
+            (21_632, [0; 2]),
+            (5_408, [1; 2]),
+            (7_744, [2; 2]),
+        ];
         assert_eq!(peak_of(&demands(&chain)), 21_632 + 5_408);
     }
 

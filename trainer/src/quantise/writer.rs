@@ -215,7 +215,12 @@ impl ModelFile {
         Ok(expected)
     }
 
-    fn encode(&self, places: &[Place], golden_count: u8, expected: &[i8]) -> Result<Vec<u8>, WriteError> {
+    fn encode(
+        &self,
+        places: &[Place],
+        golden_count: u8,
+        expected: &[i8],
+    ) -> Result<Vec<u8>, WriteError> {
         let descriptor = self.descriptor(places, golden_count)?;
         let mut file = vec![0; HEADER_BYTES];
         file.extend_from_slice(&descriptor);
@@ -239,7 +244,13 @@ impl ModelFile {
             class_count: count("classes", self.classes.len())?,
             layer_count: count("layers", self.layers.len())?,
         };
-        let (input, outputs) = places.split_first().unwrap_or((&Place { offset: 0, scratch: 0 }, &[]));
+        let (input, outputs) = places.split_first().unwrap_or((
+            &Place {
+                offset: 0,
+                scratch: 0,
+            },
+            &[],
+        ));
         let mut bytes = postcard::to_stdvec(&(head, input))?;
         for name in &self.classes {
             bytes = postcard::to_extend(name.as_str(), bytes)?;
