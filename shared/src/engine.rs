@@ -1,12 +1,11 @@
 //! One inference.
 
-use crate::kernels::add::add;
 use crate::kernels::conv2d::{Conv2d, conv2d};
 use crate::kernels::dense::dense;
 use crate::kernels::depthwise_conv2d::{DepthwiseConv2d, depthwise_conv2d};
 use crate::kernels::pool2d::avg_pool2d;
 use crate::kernels::softmax::softmax;
-use crate::kernels::target::max_pool2d;
+use crate::kernels::target::{add, max_pool2d};
 use crate::kernels::{Input, Memory, Output, View};
 use crate::layer::{Layer, Window};
 use crate::model::{Data, Model, Step, Tensor};

@@ -4,7 +4,7 @@
 //! and multiplied with two filters at a time, [`tile`](super::tile).
 
 use super::lanes::words;
-use super::tile::{Columns, POSITIONS, Runs, Target};
+use super::tile::{Columns, POSITIONS, Runs, Taps, Target};
 use super::{ConvParams, Memory, View, overlap, target};
 use crate::arith::Clamp;
 use crate::layer::{Shape, Window};
@@ -64,12 +64,6 @@ pub struct Conv2d<'a> {
 
 /// Bytes of scratch of [`conv2d`], a multiple of 4.
 pub fn scratch_bytes(fan_in: usize, input: Shape, output: Shape, pooled: bool) -> usize {
-    let blocks = fan_in.div_ceil(4);
-    let patch = if input.channels().is_multiple_of(4) {
-        0
-    } else {
-        4 * blocks
-    };
     let rows = if pooled { 1 } else { POSITIONS };
     let filters = output.channels();
     let positions = output.height() * output.width();
@@ -78,7 +72,22 @@ pub fn scratch_bytes(fan_in: usize, input: Shape, output: Shape, pooled: bool) -
     } else {
         rows * filters.next_multiple_of(2)
     };
-    2 * blocks * size_of::<Columns>() + patch + staging.next_multiple_of(4)
+    4 * (column_words(fan_in) + taps(fan_in, input).div_ceil(2) + staging.div_ceil(4))
+}
+
+/// Words of the columns of `fan_in` taps.
+fn column_words(fan_in: usize) -> usize {
+    2 * fan_in.div_ceil(4) * POSITIONS
+}
+
+/// How many taps are brought to their place one by one: none where they come four
+/// channels at a time.
+fn taps(fan_in: usize, input: Shape) -> usize {
+    if input.channels().is_multiple_of(4) {
+        0
+    } else {
+        fan_in
+    }
 }
 
 /// `out[y, x, o] = clamp(zp + m_o * (bias_o + sum (in - zp_in) * w[o, ky, kx, i]))`,
@@ -92,21 +101,19 @@ pub fn conv2d(memory: Memory, conv: Conv2d) {
     let Conv2d { input, output, .. } = conv;
     let filters = output.shape.channels();
     let stride = filters.next_multiple_of(2);
-    let blocks = conv.params.weights.fan_in().div_ceil(4);
-    let (columns, rest) = split(memory.scratch, 2 * blocks * POSITIONS);
+    let fan_in = conv.params.weights.fan_in();
+    let (columns, rest) = split(memory.scratch, column_words(fan_in));
+    // Words of fewer than four taps, and padding, stay real 0.
+    columns.fill(0);
     let columns = columns.as_chunks_mut().0;
-    let patch_words = match input.shape.channels() % 4 {
-        0 => 0,
-        _ => blocks,
-    };
-    let (patch, staging) = split(rest, patch_words);
+    let count = taps(fan_in, input.shape);
+    let (places, staging) = split(rest, count.div_ceil(2));
+    let places = bytemuck::cast_slice_mut(places).get_mut(..count);
+    let taps = (count > 0).then(|| Taps::new(places.unwrap_or_default()));
+    let gather = Gather::new(conv.window, input, taps);
     let staging: &mut [i8] = bytemuck::cast_slice_mut(staging);
-    // What lies between the fan-in and the last word stays real 0.
-    let patch = bytemuck::cast_slice_mut(patch);
-    patch.fill(input.zero_point as i8);
+    let all = target::Filters::new(conv.params);
 
-    let gather = Gather::new(conv.window, input);
-    let filters_of = target::Filters::new(conv.params);
     let walk = Positions {
         window: conv.window,
         input: input.shape,
@@ -118,21 +125,21 @@ pub fn conv2d(memory: Memory, conv: Conv2d) {
     for first in (0..positions).step_by(rows) {
         for position in 0..POSITIONS {
             let at = walk.at(first, position);
-            gather.window(memory.tensors, at, patch, columns, position);
+            gather.window(memory.tensors, at, columns, position);
         }
         let count = rows.min(positions - first);
         let start = output.start + first * filters;
         let whole = memory.tensors.get_mut(start..start + count * filters);
         let outputs = whole.unwrap_or_default();
         let multiply = |rows: &mut [i8]| {
-            let columns = columns.get(..words(conv.params.weights.fan_in()));
+            let columns = columns.get(..words(fan_in));
             let to = Target {
                 rows,
                 stride,
                 zero_point: output.zero_point,
                 pooled: conv.pooled,
             };
-            filters_of.multiply(columns.unwrap_or_default(), to);
+            all.multiply(columns.unwrap_or_default(), to);
         };
         if count == rows && stride == filters {
             multiply(outputs);
@@ -152,70 +159,91 @@ fn split<T>(slice: &mut [T], at: usize) -> (&mut [T], &mut [T]) {
 }
 
 /// Brings windows into columns.
-struct Gather {
+struct Gather<'s> {
     window: Window,
     input: View,
     /// Zeroes above and to the left of the input.
     padding: (usize, usize),
-    /// Bytes of one row of the window, and of the input.
-    kernel_row: usize,
-    row: usize,
+    /// The rows of a window that lies inside the input; they start at 0.
+    whole: Runs,
+    /// Where each tap goes, where not four channels at a time are widened.
+    taps: Option<Taps<'s>>,
 }
 
-impl Gather {
-    fn new(window: Window, input: View) -> Self {
+impl<'s> Gather<'s> {
+    fn new(window: Window, input: View, taps: Option<Taps<'s>>) -> Self {
         let channels = input.shape.channels();
+        let bytes = window.kernel.width() * channels;
         Self {
             window,
             input,
             padding: window.padding_before(input.shape),
-            kernel_row: window.kernel.width() * channels,
-            row: input.shape.width() * channels,
+            whole: Runs {
+                count: window.kernel.height(),
+                bytes,
+                from: 0,
+                from_step: input.shape.width() * channels,
+                to: 0,
+                to_step: bytes,
+            },
+            taps,
         }
     }
 
     /// Brings what the window covers at `(y, x)` into the columns of a position;
     /// padding is real 0. Positions behind the last one cover nothing.
-    #[inline(never)]
     fn window(
         &self,
         tensors: &[i8],
         (y, x): (usize, usize),
-        patch: &mut [i8],
         columns: &mut [Columns],
         position: usize,
     ) {
         let (kernel, stride) = (self.window.kernel, self.window.stride);
         let (shape, (top, left)) = (self.input.shape, self.padding);
+        // Counted from the first row and column of padding.
+        let (row, column) = (y * stride.height(), x * stride.width());
+        let inside = row >= top
+            && row + kernel.height() <= shape.height() + top
+            && column >= left
+            && column + kernel.width() <= shape.width() + left;
+        let runs = if inside {
+            Runs {
+                from: self.offset(row - top, column - left),
+                ..self.whole
+            }
+        } else {
+            columns.iter_mut().for_each(|column| column[position] = 0);
+            self.cut((y, x))
+        };
+        let zero_point = self.input.zero_point;
+        match self.taps {
+            None => target::widen_runs(tensors, runs, zero_point, columns, position),
+            Some(taps) => {
+                target::scatter_runs(tensors, runs, zero_point, columns, position, taps);
+            }
+        }
+    }
+
+    /// The rows of a window that are inside the input.
+    #[inline(never)]
+    fn cut(&self, (y, x): (usize, usize)) -> Runs {
+        let (kernel, stride) = (self.window.kernel, self.window.stride);
+        let (shape, (top, left)) = (self.input.shape, self.padding);
         let channels = shape.channels();
         let rows = overlap(y, stride.height(), top, kernel.height(), shape.height());
         let across = overlap(x, stride.width(), left, kernel.width(), shape.width());
-        let runs = Runs {
+        Runs {
             count: rows.input.len(),
             bytes: across.input.len() * channels,
-            from: self.input.start + rows.input.start * self.row + across.input.start * channels,
-            from_step: self.row,
-            to: rows.kernel_start * self.kernel_row + across.kernel_start * channels,
-            to_step: self.kernel_row,
-        };
-        let padded = runs.bytes != self.kernel_row || runs.count != kernel.height();
-        let zero_point = self.input.zero_point;
-        if channels.is_multiple_of(4) {
-            if padded {
-                columns.iter_mut().for_each(|column| column[position] = 0);
-            }
-            target::widen_runs(tensors, runs, zero_point, columns, position);
-        } else {
-            if padded {
-                patch.fill(zero_point as i8);
-            }
-            target::copy_runs(tensors, runs, patch);
-            let whole = Runs {
-                count: 1,
-                bytes: patch.len(),
-                ..Runs::default()
-            };
-            target::widen_runs(patch, whole, zero_point, columns, position);
+            from: self.offset(rows.input.start, across.input.start),
+            to: rows.kernel_start * self.whole.bytes + across.kernel_start * channels,
+            ..self.whole
         }
+    }
+
+    /// Offset of a row and column of the input.
+    fn offset(&self, row: usize, column: usize) -> usize {
+        self.input.start + row * self.whole.from_step + column * self.input.shape.channels()
     }
 }

@@ -118,13 +118,15 @@ fn copy_channel(
         .unwrap_or_default()
         .chunks(input.shape.width() * channels);
     for (cells, row) in cells.chunks_mut(plane.stride).skip(top).zip(rows) {
-        for (cell, &x) in cells
-            .iter_mut()
-            .skip(left)
-            .zip(row.iter().step_by(channels))
-        {
-            *cell = i16::from(x) - input.zero_point as i16;
-        }
+        let cells = cells.get_mut(left..).unwrap_or_default();
+        target::copy_strided(row, channels, input.zero_point, cells);
+    }
+}
+
+/// Copies each `step`th byte, less the zero point, until one side ends.
+pub fn copy_strided(from: &[i8], step: usize, zero_point: i32, to: &mut [i16]) {
+    for (to, &x) in to.iter_mut().zip(from.iter().step_by(step)) {
+        *to = i16::from(x) - zero_point as i16;
     }
 }
 

@@ -2,7 +2,7 @@
 //! is here is portable; [`super::target`] chooses.
 
 use super::ConvParams;
-use super::lanes::SEGMENT;
+use super::lanes::{SEGMENT, lane_of};
 use crate::arith::Multiplier;
 
 /// Positions of one tile.
@@ -119,6 +119,7 @@ pub struct Runs {
 impl Runs {
     /// Whether there is something to copy, and all of it lies in `from` bytes and
     /// goes to `to` bytes.
+    #[inline(always)]
     pub fn fit(&self, from: usize, to: usize) -> bool {
         let end = |start: usize, step: usize| start + (self.count - 1) * step + self.bytes;
         self.count > 0
@@ -128,17 +129,54 @@ impl Runs {
     }
 }
 
-/// Copies rows of bytes.
-pub fn copy_runs(from: &[i8], runs: Runs, to: &mut [i8]) {
+/// Where in columns each tap goes: the place of position 0, in 16-bit numbers.
+/// None where they are too many for 16 bits.
+#[derive(Clone, Copy, Debug)]
+pub struct Taps<'s>(&'s [u16]);
+
+impl<'s> Taps<'s> {
+    const MAX: usize = 1 << 14;
+
+    /// As many taps as there is room for.
+    pub fn new(room: &'s mut [u16]) -> Self {
+        if room.len() > Self::MAX {
+            return Self(&[]);
+        }
+        for (tap, place) in room.iter_mut().enumerate() {
+            *place = tap_place(tap) as u16;
+        }
+        Self(room)
+    }
+
+    /// The place of each tap.
+    pub fn places(&self) -> &'s [u16] {
+        self.0
+    }
+}
+
+fn tap_place(tap: usize) -> usize {
+    let lane = lane_of(tap);
+    lane / 2 * 2 * POSITIONS + lane % 2
+}
+
+/// Widens rows of bytes one by one, takes the zero point off, and brings each to
+/// its place in the columns of a position.
+pub fn scatter_runs(
+    from: &[i8],
+    runs: Runs,
+    zero_point: i32,
+    to: &mut [Columns],
+    position: usize,
+    _taps: Taps,
+) {
+    let halves: &mut [i16] = bytemuck::cast_slice_mut(to);
     for row in 0..runs.count {
         let source = from.get(runs.from + row * runs.from_step..);
-        let target = to.get_mut(runs.to + row * runs.to_step..);
-        let pairs = source
-            .unwrap_or_default()
-            .iter()
-            .zip(target.unwrap_or_default());
-        for (from, to) in pairs.take(runs.bytes) {
-            *to = *from;
+        let source = source.unwrap_or_default().iter().take(runs.bytes);
+        for (tap, &x) in (runs.to + row * runs.to_step..).zip(source) {
+            if let Some(to) = halves.get_mut(tap_place(tap) + 2 * position) {
+                *to = i16::from(x) - zero_point as i16;
+            }
         }
     }
 }
