@@ -66,12 +66,50 @@ impl Multiplier {
     }
 }
 
-/// round(x * factor), ties away from zero, saturating.
+/// round(x * factor), ties away from zero, saturating, for a finite factor of at
+/// least 0. The product is one of `f64`, rounded to 53 bits with ties to even, but
+/// computed in integers: few microcontrollers have an `f64` unit.
 pub fn scale(x: i32, factor: f64) -> i32 {
-    let real = f64::from(x) * factor;
-    let whole = real as i32;
-    let rest = real - f64::from(whole);
-    whole.saturating_add(i32::from(rest >= 0.5) - i32::from(rest <= -0.5))
+    const FRACTION: u32 = f64::MANTISSA_DIGITS - 1;
+    let bits = factor.to_bits();
+    let exponent = (bits >> FRACTION) as i32;
+    let fraction = bits & ((1 << FRACTION) - 1);
+    // Below the normal numbers the first bit is 0.
+    let mantissa = fraction | u64::from(exponent > 0) << FRACTION;
+    let (product, dropped) = round_to_f64(x.unsigned_abs(), mantissa);
+    // 1023 is the exponent of 1.
+    let shift = 1023 + FRACTION as i32 - exponent.max(1) - dropped as i32;
+    let magnitude = match u32::try_from(shift) {
+        Ok(0) => product,
+        Ok(right @ 1..=63) => (product + (1 << (right - 1))) >> right,
+        Ok(_) => 0,
+        Err(_) if shift > -32 => product << shift.unsigned_abs().min(10),
+        Err(_) if product == 0 => 0,
+        Err(_) => u64::MAX,
+    };
+    if x < 0 {
+        0i32.saturating_sub_unsigned(magnitude.min(1 << 31) as u32)
+    } else {
+        magnitude.min(i32::MAX as u64) as i32
+    }
+}
+
+/// The product `p` of `x` and a mantissa of 53 bits, as `f64` has it: the rounded
+/// `p / 2^d` and `d`, 0 where `p` has no more than 53 bits.
+fn round_to_f64(x: u32, mantissa: u64) -> (u64, u32) {
+    let low = u64::from(x) * (mantissa & 0xFFFF_FFFF);
+    let high = u64::from(x) * (mantissa >> 32) + (low >> 32);
+    let low = low & 0xFFFF_FFFF;
+    let bits = 32 + (u64::BITS - high.leading_zeros());
+    let dropped = bits.saturating_sub(f64::MANTISSA_DIGITS);
+    if dropped == 0 {
+        return (high << 32 | low, 0);
+    }
+    let kept = high << (32 - dropped) | low >> dropped;
+    let rest = low & ((1 << dropped) - 1);
+    let half = 1 << (dropped - 1);
+    let up = rest > half || rest == half && kept & 1 == 1;
+    (kept + u64::from(up), dropped)
 }
 
 /// round(a * b / 2^31), ties upwards; not for a = b = -2^31. gemmlowp's `SaturatingRoundingDoublingHighMul`.

@@ -1,6 +1,6 @@
 //! Fully connected layer.
 
-use super::lanes::{SEGMENT, words};
+use super::lanes::{Lanes, SEGMENT, words};
 use super::{DenseParams, Input, Output, target, tile};
 use crate::arith::scale;
 
@@ -22,14 +22,10 @@ pub fn dense(input: Input, params: DenseParams, output: Output, scratch: &mut [u
     let pairs = output.data.len().div_ceil(2);
     let sums = sums.get_mut(..pairs).unwrap_or_default();
     sums.fill([0; 2]);
-    let row = words(fan_in);
     for (index, segment) in input.data.chunks(2 * SEGMENT).enumerate() {
         widen_row(segment, input.zero_point, wide);
-        let start = index * SEGMENT;
-        let end = row.min(start + SEGMENT);
-        for (sums, pair) in sums.iter_mut().zip(params.weights.pairs()) {
-            target::dot_pair(wide, pair.get(start..end).unwrap_or_default(), sums);
-        }
+        let wide = wide.get(..words(segment.len())).unwrap_or_default();
+        target::dot_pairs(wide, params.weights, index * SEGMENT, sums);
     }
     let sums = sums.as_flattened().iter().zip(params.units());
     for (out, (sum, (bias, factor))) in output.data.iter_mut().zip(sums) {
@@ -56,16 +52,20 @@ pub fn widen_row(input: &[i8], zero_point: i32, wide: &mut [u32]) {
     }
 }
 
-/// Adds the products of at most [`SEGMENT`] words of two units to their sums.
-pub fn dot_pair(wide: &[u32], lanes: &[[u8; 4]], sums: &mut [i32; 2]) {
-    let (mut mixed, mut low) = (0i32, 0i32);
-    for (&x, &[a, b, c, d]) in wide.iter().zip(lanes) {
-        let x = bytemuck::cast(x);
-        let lanes = [[a, b], [c, d]].map(i16::from_le_bytes);
-        mixed = mixed.wrapping_add(tile::product(lanes, x));
-        let lows = lanes.map(|lane| i16::from(lane as i8));
-        low = low.wrapping_add(tile::product(lows, x));
+/// Adds to the sums of each pair of units the products of its words from `start` on
+/// with as many inputs, at most [`SEGMENT`].
+pub fn dot_pairs(wide: &[u32], lanes: Lanes, start: usize, sums: &mut [[i32; 2]]) {
+    for (sums, pair) in sums.iter_mut().zip(lanes.pairs()) {
+        let (mut mixed, mut low) = (0i32, 0i32);
+        let words = pair.get(start..).unwrap_or_default();
+        for (&x, &[a, b, c, d]) in wide.iter().zip(words) {
+            let x = bytemuck::cast(x);
+            let lanes = [[a, b], [c, d]].map(i16::from_le_bytes);
+            mixed = mixed.wrapping_add(tile::product(lanes, x));
+            let lows = lanes.map(|lane| i16::from(lane as i8));
+            low = low.wrapping_add(tile::product(lows, x));
+        }
+        sums[0] = sums[0].wrapping_add(low);
+        sums[1] = sums[1].wrapping_add(mixed.wrapping_sub(low) >> 8);
     }
-    sums[0] = sums[0].wrapping_add(low);
-    sums[1] = sums[1].wrapping_add(mixed.wrapping_sub(low) >> 8);
 }

@@ -4,6 +4,7 @@
 //! padding, so that its outputs may take the place of its inputs.
 
 use super::target;
+use super::tile::Runs;
 use super::{DepthwiseParams, Memory, View};
 use crate::arith::{Clamp, Multiplier};
 use crate::layer::{Shape, Window};
@@ -109,24 +110,39 @@ fn copy_channel(
     plane: Plane,
     cells: &mut [i16],
 ) {
-    let input = conv.input;
-    let channels = input.shape.channels();
-    let (top, left) = conv.window.padding_before(input.shape);
-    let start = input.start + channel;
-    let data = tensors.get(start..input.start + input.shape.len());
-    let rows = data
-        .unwrap_or_default()
-        .chunks(input.shape.width() * channels);
-    for (cells, row) in cells.chunks_mut(plane.stride).skip(top).zip(rows) {
-        let cells = cells.get_mut(left..).unwrap_or_default();
-        target::copy_strided(row, channels, input.zero_point, cells);
-    }
+    let shape = conv.input.shape;
+    let (top, left) = conv.window.padding_before(shape);
+    let runs = Runs {
+        count: shape.height().min(plane.height - top),
+        bytes: shape.width().min(plane.stride - left),
+        from: conv.input.start + channel,
+        from_step: shape.width() * shape.channels(),
+        to: top * plane.stride + left,
+        to_step: plane.stride,
+    };
+    target::copy_plane(
+        tensors,
+        runs,
+        shape.channels(),
+        conv.input.zero_point,
+        cells,
+    );
 }
 
-/// Copies each `step`th byte, less the zero point, until one side ends.
-pub fn copy_strided(from: &[i8], step: usize, zero_point: i32, to: &mut [i16]) {
-    for (to, &x) in to.iter_mut().zip(from.iter().step_by(step)) {
-        *to = i16::from(x) - zero_point as i16;
+/// Copies rows of bytes of which one follows the other after `step` bytes, less the
+/// zero point.
+pub fn copy_plane(from: &[i8], runs: Runs, step: usize, zero_point: i32, to: &mut [i16]) {
+    for row in 0..runs.count {
+        let source = from.get(runs.from + row * runs.from_step..);
+        let source = source.unwrap_or_default().iter().step_by(step);
+        let target = to.get_mut(runs.to + row * runs.to_step..);
+        for (to, &x) in target
+            .unwrap_or_default()
+            .iter_mut()
+            .zip(source.take(runs.bytes))
+        {
+            *to = i16::from(x) - zero_point as i16;
+        }
     }
 }
 

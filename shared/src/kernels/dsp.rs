@@ -11,7 +11,7 @@ use core::arch::{asm, naked_asm};
 
 use super::add::{AddFactors, LEFT_SHIFT};
 use super::depthwise_conv2d::{Filter, Plane};
-use super::lanes::{SEGMENT, words};
+use super::lanes::{Lanes, SEGMENT, words};
 use super::tile::{Columns, POSITIONS, Runs, Taps, Target};
 use super::{Channels, ConvParams, Input, Output, View};
 use crate::arith::{Clamp, Multiplier};
@@ -438,21 +438,45 @@ pub fn widen(bytes: [i8; 4], zero_point: i32) -> [u32; 2] {
     [even, odd]
 }
 
-/// As [`super::dense::dot_pair`].
-pub fn dot_pair(wide: &[u32], lanes: &[[u8; 4]], sums: &mut [i32; 2]) {
-    let words: Result<&[u32], _> = bytemuck::try_cast_slice(lanes);
-    match words {
-        // SAFETY: as many words are read of both, which are aligned.
-        Ok(words) if words.len() <= SEGMENT && words.len() <= wide.len() => unsafe {
-            dot(wide.as_ptr(), words.as_ptr(), words.len(), sums);
-        },
-        _ => super::dense::dot_pair(wide, lanes, sums),
+/// As [`super::dense::dot_pairs`].
+pub fn dot_pairs(wide: &[u32], lanes: Lanes, start: usize, sums: &mut [[i32; 2]]) {
+    let row = words(lanes.fan_in());
+    let all: Result<&[u32], _> = bytemuck::try_cast_slice(lanes.bytes());
+    let whole = all.is_ok_and(|all| all.len() >= sums.len() * row)
+        && wide.len() <= SEGMENT
+        && start + wide.len() <= row;
+    if !whole {
+        return super::dense::dot_pairs(wide, lanes, start, sums);
+    }
+    if wide.is_empty() || sums.is_empty() {
+        return;
+    }
+    // SAFETY: of each pair of units as many words as inputs are there, and all are
+    // aligned; there is at least one of each.
+    unsafe {
+        let lanes: *const u32 = lanes.bytes().as_ptr().cast();
+        dot(
+            wide.as_ptr(),
+            lanes.wrapping_add(start),
+            wide.len(),
+            sums.as_mut_ptr(),
+            sums.len(),
+            4 * (row - wide.len()),
+        );
     }
 }
 
-/// Adds the products of at most [`SEGMENT`] words of two units to their sums.
+/// Adds the products of words with inputs to the sums of pairs of units, whose words
+/// lie `gap` bytes apart.
 #[unsafe(naked)]
-unsafe extern "C" fn dot(wide: *const u32, lanes: *const u32, words: usize, sums: *mut [i32; 2]) {
+unsafe extern "C" fn dot(
+    wide: *const u32,
+    lanes: *const u32,
+    words: usize,
+    sums: *mut [i32; 2],
+    pairs: usize,
+    gap: usize,
+) {
     naked_asm!(
         arch!(),
         // r10 the first unit's sum, r11 the mixed one.
@@ -469,7 +493,10 @@ unsafe extern "C" fn dot(wide: *const u32, lanes: *const u32, words: usize, sums
         "WORD r8, r5",
         "WORD r9, lr",
         ".endm",
-        "push {{r3-r11, lr}}",
+        "push {{r0-r11, lr}}", // [sp] inputs, [sp, #8] words, [sp, #12] sums
+        "0:",
+        "ldr r0, [sp]",
+        "ldr r2, [sp, #8]",
         "mov r10, #0",
         "mov r11, #0",
         "subs r2, #16",
@@ -491,13 +518,20 @@ unsafe extern "C" fn dot(wide: *const u32, lanes: *const u32, words: usize, sums
         "subs r2, #1",
         "bne 3b",
         "4:",
-        "ldr r2, [sp]",
-        "ldrd r0, r1, [r2]",
+        "ldr r2, [sp, #12]",
+        "ldrd r3, r4, [r2]",
         "subs r11, r11, r10",
-        "add r0, r0, r10",
-        "add r1, r1, r11, asr #8",
-        "strd r0, r1, [r2]",
-        "pop {{r3-r11, pc}}",
+        "add r3, r3, r10",
+        "add r4, r4, r11, asr #8",
+        "strd r3, r4, [r2], #8",
+        "str r2, [sp, #12]",
+        "ldrd r2, r3, [sp, #52]",
+        "add r1, r1, r3",
+        "subs r2, #1",
+        "str r2, [sp, #52]",
+        "bne 0b",
+        "add sp, #16",
+        "pop {{r4-r11, pc}}",
         ".purgem FOUR",
         ".purgem WORD",
     )
@@ -670,28 +704,43 @@ unsafe extern "C" fn plane_3x3(job: *mut Plane3x3) {
     )
 }
 
-/// As [`super::depthwise_conv2d::copy_strided`].
-pub fn copy_strided(from: &[i8], step: usize, zero_point: i32, to: &mut [i16]) {
-    let count = to.len().min(from.len().div_ceil(step.max(1)));
-    if count == 0 {
+/// As [`super::depthwise_conv2d::copy_plane`].
+pub fn copy_plane(from: &[i8], runs: Runs, step: usize, zero_point: i32, to: &mut [i16]) {
+    // A row ends with its last byte, not a step behind it.
+    let covered = Runs {
+        bytes: runs.bytes.saturating_sub(1) * step + 1,
+        ..runs
+    };
+    if runs.bytes == 0 || !covered.fit(from.len(), usize::MAX) || !runs.fit(usize::MAX, to.len()) {
         return;
     }
-    // SAFETY: `count` numbers, at least one, are in both slices.
+    // SAFETY: all that is read and written has been checked to be there; there is
+    // at least one row of at least one byte.
     unsafe {
         asm!(
             "2:",
+            "mov {left}, {bytes}",
+            "3:",
             "ldrsb {x}, [{from}]",
             "add {from}, {from}, {step}",
             "sub {x}, {x}, {zero_point}",
-            "subs {count}, {count}, #1",
+            "subs {left}, {left}, #1",
             "strh {x}, [{to}], #2",
+            "bne 3b",
+            "add {from}, {from}, {from_gap}",
+            "add {to}, {to}, {to_gap}",
+            "subs {count}, {count}, #1",
             "bne 2b",
+            left = out(reg) _,
             x = out(reg) _,
-            from = inout(reg) from.as_ptr() => _,
-            to = inout(reg) to.as_mut_ptr() => _,
-            count = inout(reg) count => _,
+            count = inout(reg) runs.count => _,
+            from = inout(reg) from.as_ptr().wrapping_add(runs.from) => _,
+            to = inout(reg) to.as_mut_ptr().wrapping_add(runs.to) => _,
+            bytes = in(reg) runs.bytes,
             step = in(reg) step,
             zero_point = in(reg) zero_point,
+            from_gap = in(reg) runs.from_step.wrapping_sub(runs.bytes * step),
+            to_gap = in(reg) runs.to_step.wrapping_sub(runs.bytes).wrapping_mul(2),
             options(nostack),
         );
     }

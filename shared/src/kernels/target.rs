@@ -2,13 +2,13 @@
 
 #[cfg(espalier_dsp)]
 pub use super::dsp::{
-    Filters, add, copy_strided, dot_pair, filter_plane, max_pool2d, scatter_runs, widen, widen_runs,
+    Filters, add, copy_plane, dot_pairs, filter_plane, max_pool2d, scatter_runs, widen, widen_runs,
 };
 #[cfg(not(espalier_dsp))]
 pub use super::{
     add::add,
-    dense::dot_pair,
-    depthwise_conv2d::{copy_strided, filter_plane},
+    dense::dot_pairs,
+    depthwise_conv2d::{copy_plane, filter_plane},
     pool2d::max_pool2d,
     tile::{Filters, scatter_runs, widen, widen_runs},
 };
