@@ -110,23 +110,20 @@ pub fn conv2d(memory: Memory, conv: Conv2d) {
     let (places, staging) = split(rest, count.div_ceil(2));
     let places = bytemuck::cast_slice_mut(places).get_mut(..count);
     let taps = (count > 0).then(|| Taps::new(places.unwrap_or_default()));
-    let gather = Gather::new(conv.window, input, taps);
-    let staging: &mut [i8] = bytemuck::cast_slice_mut(staging);
-    let all = target::Filters::new(conv.params);
-
     let walk = Positions {
         window: conv.window,
         input: input.shape,
         output: output.shape,
         pooled: conv.pooled,
     };
+    let gather = Gather::new(&walk, input, taps);
+    let staging: &mut [i8] = bytemuck::cast_slice_mut(staging);
+    let all = target::Filters::new(conv.params);
+
     let rows = walk.group();
     let positions = output.shape.height() * output.shape.width();
     for first in (0..positions).step_by(rows) {
-        for position in 0..POSITIONS {
-            let at = walk.at(first, position);
-            gather.window(memory.tensors, at, columns, position);
-        }
+        gather.tile(memory.tensors, |position| walk.at(first, position), columns);
         let count = rows.min(positions - first);
         let start = output.start + first * filters;
         let whole = memory.tensors.get_mut(start..start + count * filters);
@@ -164,82 +161,116 @@ struct Gather<'s> {
     input: View,
     /// Zeroes above and to the left of the input.
     padding: (usize, usize),
-    /// The rows of a window that lies inside the input; they start at 0.
+    /// Rows and columns at which a window may start that lies inside the input.
+    inside: (usize, usize),
+    /// The rows of such a window; they start at 0.
     whole: Runs,
+    /// Rows and columns from the first position of a tile to the last.
+    corner: (usize, usize),
+    /// Bytes from the window of the first position to that of each.
+    steps: [usize; POSITIONS],
     /// Where each tap goes, where not four channels at a time are widened.
     taps: Option<Taps<'s>>,
 }
 
 impl<'s> Gather<'s> {
-    fn new(window: Window, input: View, taps: Option<Taps<'s>>) -> Self {
-        let channels = input.shape.channels();
-        let bytes = window.kernel.width() * channels;
+    fn new(positions: &Positions, input: View, taps: Option<Taps<'s>>) -> Self {
+        let Positions { window, pooled, .. } = *positions;
+        let (kernel, stride) = (window.kernel, window.stride);
+        let (shape, channels) = (input.shape, input.shape.channels());
+        let starts = |input: usize, kernel: usize| (input + 1).saturating_sub(kernel);
+        let (row, bytes) = (shape.width() * channels, kernel.width() * channels);
+        let (down, right) = (stride.height() * row, stride.width() * channels);
+        let (corner, steps) = if pooled {
+            ((1, 1), [0, right, down, down + right])
+        } else {
+            ((0, 3), [0, right, 2 * right, 3 * right])
+        };
         Self {
             window,
             input,
-            padding: window.padding_before(input.shape),
+            padding: window.padding_before(shape),
+            inside: (
+                starts(shape.height(), kernel.height()),
+                starts(shape.width(), kernel.width()),
+            ),
             whole: Runs {
-                count: window.kernel.height(),
+                count: kernel.height(),
                 bytes,
-                from: 0,
-                from_step: input.shape.width() * channels,
+                from_step: row,
                 to: 0,
                 to_step: bytes,
             },
+            corner,
+            steps,
             taps,
         }
     }
 
-    /// Brings what the window covers at `(y, x)` into the columns of a position;
-    /// padding is real 0. Positions behind the last one cover nothing.
-    fn window(
-        &self,
-        tensors: &[i8],
-        (y, x): (usize, usize),
-        columns: &mut [Columns],
-        position: usize,
-    ) {
-        let (kernel, stride) = (self.window.kernel, self.window.stride);
-        let (shape, (top, left)) = (self.input.shape, self.padding);
-        // Counted from the first row and column of padding.
-        let (row, column) = (y * stride.height(), x * stride.width());
-        let inside = row >= top
-            && row + kernel.height() <= shape.height() + top
-            && column >= left
-            && column + kernel.width() <= shape.width() + left;
-        let runs = if inside {
-            Runs {
-                from: self.offset(row - top, column - left),
-                ..self.whole
-            }
-        } else {
-            columns.iter_mut().for_each(|column| column[position] = 0);
-            self.cut((y, x))
-        };
-        let zero_point = self.input.zero_point;
-        match self.taps {
-            None => target::widen_runs(tensors, runs, zero_point, columns, position),
-            Some(taps) => {
-                target::scatter_runs(tensors, runs, zero_point, columns, position, taps);
+    /// Brings what the windows of a tile cover into the columns; padding is real 0.
+    /// Positions behind the last one cover nothing.
+    fn tile(&self, tensors: &[i8], at: impl Fn(usize) -> (usize, usize), columns: &mut [Columns]) {
+        let (first, last) = (at(0), at(POSITIONS - 1));
+        // Both corners of a pool's window, or the ends of a part of a row.
+        let block = last == (first.0 + self.corner.0, first.1 + self.corner.1);
+        let ends = (self.start(first), self.start(last));
+        if let (true, (Some(start), Some(_))) = (block, ends) {
+            let starts = self.steps.map(|step| start + step);
+            return self.bring(tensors, self.whole, &starts, columns, 0);
+        }
+        for position in 0..POSITIONS {
+            let at = at(position);
+            if let Some(start) = self.start(at) {
+                self.bring(tensors, self.whole, &[start], columns, position);
+            } else {
+                columns.iter_mut().for_each(|column| column[position] = 0);
+                let (runs, start) = self.cut(at);
+                self.bring(tensors, runs, &[start], columns, position);
             }
         }
     }
 
-    /// The rows of a window that are inside the input.
+    fn bring(
+        &self,
+        tensors: &[i8],
+        runs: Runs,
+        starts: &[usize],
+        columns: &mut [Columns],
+        first: usize,
+    ) {
+        let zero_point = self.input.zero_point;
+        match self.taps {
+            None => target::widen_rows(tensors, runs, starts, zero_point, columns, first),
+            Some(taps) => target::scatter(tensors, runs, starts, zero_point, columns, first, taps),
+        }
+    }
+
+    /// Where a window starts that covers no padding.
+    #[inline(always)]
+    fn start(&self, (y, x): (usize, usize)) -> Option<usize> {
+        let (stride, (top, left)) = (self.window.stride, self.padding);
+        // Above and left of the input they wrap, and are too large as well.
+        let row = (y * stride.height()).wrapping_sub(top);
+        let column = (x * stride.width()).wrapping_sub(left);
+        let (rows, columns) = self.inside;
+        (row < rows && column < columns).then(|| self.offset(row, column))
+    }
+
+    /// The rows of a window that are inside the input, and where the first starts.
     #[inline(never)]
-    fn cut(&self, (y, x): (usize, usize)) -> Runs {
+    fn cut(&self, (y, x): (usize, usize)) -> (Runs, usize) {
         let (kernel, stride) = (self.window.kernel, self.window.stride);
         let (shape, (top, left)) = (self.input.shape, self.padding);
         let channels = shape.channels();
         let rows = overlap(y, stride.height(), top, kernel.height(), shape.height());
         let across = overlap(x, stride.width(), left, kernel.width(), shape.width());
-        Runs {
+        let runs = Runs {
             count: rows.input.len(),
             bytes: across.input.len() * channels,
-            from: self.offset(rows.input.start, across.input.start),
             to: rows.kernel_start * self.whole.bytes + across.kernel_start * channels,
             ..self.whole
-        }
+        };
+        (runs, self.offset(rows.input.start, across.input.start))
     }
 
     /// Offset of a row and column of the input.

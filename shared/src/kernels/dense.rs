@@ -38,17 +38,23 @@ pub fn dense(input: Input, params: DenseParams, output: Output, scratch: &mut [u
 /// zero point; those missing from the last four are 0.
 pub fn widen_row(input: &[i8], zero_point: i32, wide: &mut [u32]) {
     let (fours, rest) = input.as_chunks();
-    let mut words = wide.as_chunks_mut().0.iter_mut();
-    for (&bytes, wide) in fours.iter().zip(&mut words) {
-        *wide = target::widen(bytes, zero_point);
-    }
-    if let (false, Some(wide)) = (rest.is_empty(), words.next()) {
+    let words = wide.as_chunks_mut().0;
+    let (words, last) = words.split_at_mut_checked(fours.len()).unwrap_or_default();
+    target::widen_all(fours, zero_point, words);
+    if let (false, Some(wide)) = (rest.is_empty(), last.first_mut()) {
         let mut bytes = [zero_point as i8; 4];
         bytes
             .iter_mut()
             .zip(rest)
             .for_each(|(to, &from)| *to = from);
-        *wide = target::widen(bytes, zero_point);
+        *wide = tile::widen(bytes, zero_point);
+    }
+}
+
+/// [`tile::widen`] of as many as there are of both.
+pub fn widen_all(fours: &[[i8; 4]], zero_point: i32, wide: &mut [[u32; 2]]) {
+    for (&bytes, wide) in fours.iter().zip(wide) {
+        *wide = tile::widen(bytes, zero_point);
     }
 }
 

@@ -115,25 +115,27 @@ fn copy_channel(
     let runs = Runs {
         count: shape.height().min(plane.height - top),
         bytes: shape.width().min(plane.stride - left),
-        from: conv.input.start + channel,
         from_step: shape.width() * shape.channels(),
         to: top * plane.stride + left,
         to_step: plane.stride,
     };
-    target::copy_plane(
-        tensors,
-        runs,
-        shape.channels(),
-        conv.input.zero_point,
-        cells,
-    );
+    let start = conv.input.start + channel;
+    let (step, zero_point) = (shape.channels(), conv.input.zero_point);
+    target::copy_plane(tensors, runs, start, step, zero_point, cells);
 }
 
-/// Copies rows of bytes of which one follows the other after `step` bytes, less the
-/// zero point.
-pub fn copy_plane(from: &[i8], runs: Runs, step: usize, zero_point: i32, to: &mut [i16]) {
+/// Copies rows of bytes, less the zero point: the first at `start`, and in each row
+/// one after every `step` bytes.
+pub fn copy_plane(
+    from: &[i8],
+    runs: Runs,
+    start: usize,
+    step: usize,
+    zero_point: i32,
+    to: &mut [i16],
+) {
     for row in 0..runs.count {
-        let source = from.get(runs.from + row * runs.from_step..);
+        let source = from.get(start + row * runs.from_step..);
         let source = source.unwrap_or_default().iter().step_by(step);
         let target = to.get_mut(runs.to + row * runs.to_step..);
         for (to, &x) in target

@@ -116,22 +116,22 @@ unsafe extern "C" fn tile(
     naked_asm!(
         arch!(),
         // What lies where from sp on.
-        ".equ SUMS, 0",   // twice the sums of the second filter
-        ".equ COUNT, 16", // blocks of 16 words that are left of the segment
-        ".equ LEFT, 20",  // and behind it
-        ".equ ENTRY, 24", // where in the block the first words start
-        ".equ BLOCKS, 28",
-        ".equ WEIGHTS, 68",
-        ".equ COLUMNS, 72",
-        ".equ WORDS, 76",
-        ".equ PAIRS, 80",
-        ".equ BIAS, 84",
-        ".equ MANTISSAS, 88",
-        ".equ SHIFTS, 92",
-        ".equ OUTPUT, 96",
-        ".equ STRIDE, 100",
-        ".equ ZERO_POINT, 104",
-        ".equ POOLED, 108",
+        ".equ SUMS, 0",    // twice the sums of the second filter
+        ".equ COUNT, 16",  // blocks of 16 words that are left of the segment
+        ".equ LEFT, 20",   // and behind it
+        ".equ ENTRY, 24",  // where in the block the first words start
+        ".equ BLOCKS, 28", // COUNT and LEFT of the first segment
+        ".equ FINISH, 36", // what is done with the sums
+        ".equ WEIGHTS, 76",
+        ".equ COLUMNS, 80",
+        ".equ WORDS, 84",
+        ".equ PAIRS, 88",
+        ".equ BIAS, 92",
+        ".equ MANTISSAS, 96", // and shifts
+        ".equ OUTPUT, 104",
+        ".equ STRIDE, 108",
+        ".equ ZERO_POINT, 112",
+        ".equ POOLED, 116",
         // One word of weights at four positions: r4-r7 sums of the first filter,
         // r8-r11 mixed sums.
         ".macro WORD",
@@ -172,16 +172,29 @@ unsafe extern "C" fn tile(
         ".endm",
         "push {{r0-r3}}",
         "push {{r4-r11, lr}}",
-        "sub sp, #32",
+        "sub sp, #40",
         "and r4, r2, #15",
+        // The first segment has up to 15 words and 7 blocks.
         "lsr r2, r2, #4",
-        "str r2, [sp, #BLOCKS]",
+        "subs r3, r2, #7",
+        "ite hi",
+        "movhi r2, #7",
+        "movls r3, #0",
+        "strd r2, r3, [sp, #BLOCKS]",
         // A word of weights takes 48 bytes of code.
         "add r4, r4, r4, lsl #1",
         "adr.w r5, 3f",
         "sub r5, r5, r4, lsl #4",
         "orr r5, r5, #1",
         "str r5, [sp, #ENTRY]",
+        "ldr r4, [sp, #POOLED]",
+        "adr.w r5, 7f",
+        "cmp r4, #0",
+        "beq 8f",
+        "adr.w r5, 5f",
+        "8:",
+        "orr r5, r5, #1",
+        "str r5, [sp, #FINISH]",
         "1:", // a pair of filters
         "ldr r1, [sp, #BIAS]",
         "ldmia r1!, {{r4, r12}}",
@@ -197,12 +210,7 @@ unsafe extern "C" fn tile(
         "strd r12, r12, [sp, #SUMS]",
         "strd r12, r12, [sp, #SUMS + 8]",
         "ldr r1, [sp, #COLUMNS]",
-        // The first segment has up to 15 words and 7 blocks.
-        "ldr r2, [sp, #BLOCKS]",
-        "subs r3, r2, #7",
-        "ite hi",
-        "movhi r2, #7",
-        "movls r3, #0",
+        "ldrd r2, r3, [sp, #BLOCKS]",
         "strd r2, r3, [sp, #COUNT]",
         "ldr pc, [sp, #ENTRY]",
         "2:",
@@ -238,20 +246,17 @@ unsafe extern "C" fn tile(
         "b 2b",
         "4:",
         "str r0, [sp, #WEIGHTS]",
-        "ldr r0, [sp, #MANTISSAS]",
+        "ldrd r0, r3, [sp, #MANTISSAS]",
         "ldmia r0!, {{r1, r2}}",
-        "str r0, [sp, #MANTISSAS]",
-        "ldr r0, [sp, #SHIFTS]",
-        "ldrsb r12, [r0], #1",
-        "ldrsb lr, [r0], #1",
-        "str r0, [sp, #SHIFTS]",
+        "ldrsb r12, [r3], #1",
+        "ldrsb lr, [r3], #1",
+        "strd r0, r3, [sp, #MANTISSAS]",
         "rsb r12, r12, #0",
         "rsb lr, lr, #0",
         "ldr r3, [sp, #ZERO_POINT]",
-        "ldr r0, [sp, #POOLED]",
-        "cmp r0, #0",
-        "bne 5f",
         "ldr r0, [sp, #OUTPUT]",
+        "ldr pc, [sp, #FINISH]",
+        "7:",
         "lsl r4, r4, #1",
         "lsl r5, r5, #1",
         "lsl r6, r6, #1",
@@ -286,7 +291,6 @@ unsafe extern "C" fn tile(
         "strb r11, [r3, #1]",
         "b 6f",
         "5:",
-        "ldr r0, [sp, #OUTPUT]",
         "LARGER r4, r5",
         "LARGER r6, r7",
         "LARGER r8, r9",
@@ -308,7 +312,7 @@ unsafe extern "C" fn tile(
         "subs r2, r2, #1",
         "str r2, [sp, #PAIRS]",
         "bne 1b",
-        "add sp, #32",
+        "add sp, #40",
         "pop {{r4-r11, lr}}",
         "add sp, #16",
         "bx lr",
@@ -320,96 +324,182 @@ unsafe extern "C" fn tile(
     )
 }
 
-/// As [`super::tile::scatter_runs`].
-#[inline(never)]
-pub fn scatter_runs(
+/// As [`super::tile::scatter`].
+pub fn scatter(
     from: &[i8],
     runs: Runs,
+    starts: &[usize],
     zero_point: i32,
     to: &mut [Columns],
-    position: usize,
+    first: usize,
     taps: Taps,
 ) {
     let places = taps.places();
     // Four taps take two words of each position.
-    let room = places.len() <= 2 * to.len() && position < POSITIONS;
-    if !(room && runs.fit(from.len(), places.len())) {
-        return super::tile::scatter_runs(from, runs, zero_point, to, position, taps);
+    let room = places.len() <= 2 * to.len() && first + starts.len() <= POSITIONS;
+    if !(room && runs.fit(starts, from.len(), places.len())) {
+        return super::tile::scatter(from, runs, starts, zero_point, to, first, taps);
     }
     // SAFETY: all bytes and taps that are read have been checked to be there, at
     // least one row of at least one byte; the places of so many taps are in `to`.
     unsafe {
-        asm!(
-            "2:",
-            "mov {left}, {bytes}",
-            "3:",
-            "ldrsb {x}, [{from}], #1",
-            "ldrh {offset}, [{taps}], #2",
-            "sub {x}, {x}, {zero_point}",
-            "subs {left}, {left}, #1",
-            "strh {x}, [{to}, {offset}, lsl #1]",
-            "bne 3b",
-            "add {from}, {from}, {from_gap}",
-            "add {taps}, {taps}, {taps_gap}",
-            "subs {count}, {count}, #1",
-            "bne 2b",
-            left = out(reg) _,
-            x = out(reg) _,
-            offset = out(reg) _,
-            count = inout(reg) runs.count => _,
-            from = inout(reg) from.as_ptr().wrapping_add(runs.from) => _,
-            taps = inout(reg) places.as_ptr().wrapping_add(runs.to) => _,
-            to = in(reg) to.as_flattened_mut().as_mut_ptr().wrapping_add(position),
-            zero_point = in(reg) zero_point,
-            bytes = in(reg) runs.bytes,
-            from_gap = in(reg) runs.from_step.wrapping_sub(runs.bytes),
-            taps_gap = in(reg) runs.to_step.wrapping_sub(runs.bytes).wrapping_mul(2),
-            options(nostack),
+        scatter_rows(
+            from.as_ptr(),
+            starts.as_ptr(),
+            places.as_ptr().wrapping_add(runs.to),
+            to.as_flattened_mut().as_mut_ptr().wrapping_add(first),
+            starts.len(),
+            runs.count,
+            runs.bytes,
+            runs.from_step.wrapping_sub(runs.bytes),
+            runs.to_step.wrapping_sub(runs.bytes).wrapping_mul(2),
+            zero_point,
         );
     }
 }
 
-/// As [`super::tile::widen_runs`].
-#[inline(never)]
-pub fn widen_runs(from: &[i8], runs: Runs, zero_point: i32, to: &mut [Columns], position: usize) {
-    let words = to.as_flattened_mut();
-    // Four bytes become two words, each of which is one of four.
-    if runs.bytes < 4 || position >= POSITIONS || !runs.fit(from.len(), words.len() / 2) {
+#[unsafe(naked)]
+unsafe extern "C" fn scatter_rows(
+    from: *const i8,
+    starts: *const usize,
+    places: *const u16,
+    to: *mut u32,
+    positions: usize,
+    rows: usize,
+    bytes: usize,
+    from_gap: usize,
+    places_gap: usize,
+    zero_point: i32,
+) {
+    naked_asm!(
+        arch!(),
+        "push {{r0-r11, lr}}",
+        "ldr lr, [sp, #60]",        // bytes
+        "ldr r0, [sp, #72]",        // zero point
+        "ldrd r11, r12, [sp, #64]", // gaps
+        "1:",                       // a position
+        "ldr r4, [sp]",
+        "ldr r5, [r1], #4",
+        "add r4, r4, r5",
+        "mov r5, r2",
+        "ldr r6, [sp, #56]",
+        "2:", // a row
+        "mov r7, lr",
+        "3:",
+        "ldrsb r8, [r4], #1",
+        "ldrh r9, [r5], #2",
+        "subs r7, r7, #1",
+        "sub r8, r8, r0",
+        "strh r8, [r3, r9, lsl #1]",
+        "bne 3b",
+        "add r4, r4, r11",
+        "add r5, r5, r12",
+        "subs r6, r6, #1",
+        "bne 2b",
+        "add r3, r3, #4",
+        "ldr r6, [sp, #52]",
+        "subs r6, r6, #1",
+        "str r6, [sp, #52]",
+        "bne 1b",
+        "add sp, #16",
+        "pop {{r4-r11, pc}}",
+    )
+}
+
+/// As [`super::tile::widen_rows`].
+pub fn widen_rows(
+    from: &[i8],
+    runs: Runs,
+    starts: &[usize],
+    zero_point: i32,
+    to: &mut [Columns],
+    first: usize,
+) {
+    let fours = (runs.bytes | runs.to | runs.to_step).is_multiple_of(4);
+    // Four bytes become two words of a position.
+    let room = fours && first + starts.len() <= POSITIONS;
+    if !(room && runs.fit(starts, from.len(), 2 * to.len())) {
         return;
     }
     // SAFETY: all bytes that are read and words that are written have been checked
     // to be there; there is at least one row of at least four bytes.
     unsafe {
-        asm!(
-            "2:",
-            "mov {left}, {bytes}",
-            "3:",
-            "ldr {odd}, [{from}], #4",
-            "sxtb16 {even}, {odd}",
-            "sxtb16 {odd}, {odd}, ror #8",
-            "ssub16 {even}, {even}, {zero_points}",
-            "ssub16 {odd}, {odd}, {zero_points}",
-            "subs {left}, {left}, #4",
-            "str {even}, [{to}], #16",
-            "str {odd}, [{to}], #16",
-            "bne 3b",
-            "add {from}, {from}, {from_gap}",
-            "add {to}, {to}, {to_gap}",
-            "subs {count}, {count}, #1",
-            "bne 2b",
-            left = out(reg) _,
-            even = out(reg) _,
-            odd = out(reg) _,
-            count = inout(reg) runs.count => _,
-            from = inout(reg) from.as_ptr().wrapping_add(runs.from) => _,
-            to = inout(reg) words.as_mut_ptr().wrapping_add(2 * runs.to + position) => _,
-            bytes = in(reg) runs.bytes & !3,
-            zero_points = in(reg) pair(zero_point),
-            from_gap = in(reg) runs.from_step.wrapping_sub(runs.bytes),
-            to_gap = in(reg) runs.to_step.wrapping_sub(runs.bytes).wrapping_mul(8),
-            options(nostack),
+        let to = to.as_flattened_mut().as_mut_ptr();
+        widen_words(
+            from.as_ptr(),
+            starts.as_ptr(),
+            to.wrapping_add(2 * runs.to + first),
+            pair(zero_point),
+            starts.len(),
+            runs.count,
+            runs.bytes,
+            runs.from_step.wrapping_sub(runs.bytes),
+            runs.to_step.wrapping_sub(runs.bytes).wrapping_mul(8),
         );
     }
+}
+
+#[unsafe(naked)]
+unsafe extern "C" fn widen_words(
+    from: *const i8,
+    starts: *const usize,
+    to: *mut u32,
+    zero_points: u32,
+    positions: usize,
+    rows: usize,
+    bytes: usize,
+    from_gap: usize,
+    to_gap: usize,
+) {
+    naked_asm!(
+        arch!(),
+        ".macro WORD",
+        "ldr r9, [r4], #4",
+        "sxtb16 r8, r9",
+        "sxtb16 r9, r9, ror #8",
+        "ssub16 r8, r8, r3",
+        "ssub16 r9, r9, r3",
+        "str r8, [r5], #16",
+        "str r9, [r5], #16",
+        ".endm",
+        "push {{r4-r11, lr}}",
+        "ldr lr, [sp, #44]",        // bytes
+        "ldrd r11, r12, [sp, #48]", // gaps
+        "1:",                       // a position
+        "ldr r4, [r1], #4",
+        "add r4, r4, r0",
+        "mov r5, r2",
+        "ldr r6, [sp, #40]",
+        "2:", // a row
+        "subs r7, lr, #16",
+        "blo 4f",
+        "3:",
+        "WORD",
+        "WORD",
+        "WORD",
+        "WORD",
+        "subs r7, r7, #16",
+        "bhs 3b",
+        "4:",
+        "adds r7, r7, #16",
+        "beq 6f",
+        "5:",
+        "WORD",
+        "subs r7, r7, #4",
+        "bne 5b",
+        "6:",
+        "add r4, r4, r11",
+        "add r5, r5, r12",
+        "subs r6, r6, #1",
+        "bne 2b",
+        "add r2, r2, #4",
+        "ldr r6, [sp, #36]",
+        "subs r6, r6, #1",
+        "str r6, [sp, #36]",
+        "bne 1b",
+        "pop {{r4-r11, pc}}",
+        ".purgem WORD",
+    )
 }
 
 /// The same number in both halves.
@@ -417,25 +507,33 @@ fn pair(number: i32) -> u32 {
     (number as u32 & 0xFFFF) * 0x1_0001
 }
 
-/// As [`super::tile::widen`].
-#[inline(always)]
-pub fn widen(bytes: [i8; 4], zero_point: i32) -> [u32; 2] {
-    let (even, odd): (u32, u32);
-    // SAFETY: register arithmetic only.
+/// As [`super::dense::widen_all`].
+pub fn widen_all(fours: &[[i8; 4]], zero_point: i32, wide: &mut [[u32; 2]]) {
+    let count = fours.len().min(wide.len());
+    if count == 0 {
+        return;
+    }
+    // SAFETY: `count`, at least one, are in both slices.
     unsafe {
         asm!(
-            "sxtb16 {even}, {word}",
-            "sxtb16 {odd}, {word}, ror #8",
+            "2:",
+            "ldr {odd}, [{from}], #4",
+            "sxtb16 {even}, {odd}",
+            "sxtb16 {odd}, {odd}, ror #8",
             "ssub16 {even}, {even}, {zero_points}",
             "ssub16 {odd}, {odd}, {zero_points}",
-            word = in(reg) bytemuck::cast::<_, u32>(bytes),
+            "subs {count}, {count}, #1",
+            "strd {even}, {odd}, [{to}], #8",
+            "bne 2b",
+            even = out(reg) _,
+            odd = out(reg) _,
+            from = inout(reg) fours.as_ptr() => _,
+            to = inout(reg) wide.as_mut_ptr() => _,
+            count = inout(reg) count => _,
             zero_points = in(reg) pair(zero_point),
-            even = out(reg) even,
-            odd = out(reg) odd,
-            options(pure, nomem, nostack, preserves_flags),
+            options(nostack),
         );
     }
-    [even, odd]
 }
 
 /// As [`super::dense::dot_pairs`].
@@ -705,13 +803,21 @@ unsafe extern "C" fn plane_3x3(job: *mut Plane3x3) {
 }
 
 /// As [`super::depthwise_conv2d::copy_plane`].
-pub fn copy_plane(from: &[i8], runs: Runs, step: usize, zero_point: i32, to: &mut [i16]) {
+pub fn copy_plane(
+    from: &[i8],
+    runs: Runs,
+    start: usize,
+    step: usize,
+    zero_point: i32,
+    to: &mut [i16],
+) {
     // A row ends with its last byte, not a step behind it.
     let covered = Runs {
         bytes: runs.bytes.saturating_sub(1) * step + 1,
         ..runs
     };
-    if runs.bytes == 0 || !covered.fit(from.len(), usize::MAX) || !runs.fit(usize::MAX, to.len()) {
+    let fit = covered.fit(&[start], from.len(), usize::MAX) && runs.fit(&[0], usize::MAX, to.len());
+    if runs.bytes == 0 || !fit {
         return;
     }
     // SAFETY: all that is read and written has been checked to be there; there is
@@ -734,7 +840,7 @@ pub fn copy_plane(from: &[i8], runs: Runs, step: usize, zero_point: i32, to: &mu
             left = out(reg) _,
             x = out(reg) _,
             count = inout(reg) runs.count => _,
-            from = inout(reg) from.as_ptr().wrapping_add(runs.from) => _,
+            from = inout(reg) from.as_ptr().wrapping_add(start) => _,
             to = inout(reg) to.as_mut_ptr().wrapping_add(runs.to) => _,
             bytes = in(reg) runs.bytes,
             step = in(reg) step,

@@ -106,8 +106,6 @@ pub struct Runs {
     pub count: usize,
     /// Bytes of each.
     pub bytes: usize,
-    /// Where the first one starts.
-    pub from: usize,
     /// Bytes from the start of a row to that of the next.
     pub from_step: usize,
     /// Where the first one goes to.
@@ -117,14 +115,15 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// Whether there is something to copy, and all of it lies in `from` bytes and
-    /// goes to `to` bytes.
-    #[inline(always)]
-    pub fn fit(&self, from: usize, to: usize) -> bool {
+    /// Whether there is something to copy, and all of it lies in `from` bytes,
+    /// wherever of `starts` it starts, and goes to `to` bytes.
+    pub fn fit(&self, starts: &[usize], from: usize, to: usize) -> bool {
+        let last = starts.iter().fold(0, |last: usize, &start| last.max(start));
         let end = |start: usize, step: usize| start + (self.count - 1) * step + self.bytes;
-        self.count > 0
+        !starts.is_empty()
+            && self.count > 0
             && self.bytes > 0
-            && end(self.from, self.from_step) <= from
+            && end(last, self.from_step) <= from
             && end(self.to, self.to_step) <= to
     }
 }
@@ -160,41 +159,52 @@ fn tap_place(tap: usize) -> usize {
 }
 
 /// Widens rows of bytes one by one, takes the zero point off, and brings each to
-/// its place in the columns of a position.
-pub fn scatter_runs(
+/// its place in the columns: of position `first` the rows that begin at the first of
+/// `starts`, and so on.
+pub fn scatter(
     from: &[i8],
     runs: Runs,
+    starts: &[usize],
     zero_point: i32,
     to: &mut [Columns],
-    position: usize,
+    first: usize,
     _taps: Taps,
 ) {
     let halves: &mut [i16] = bytemuck::cast_slice_mut(to);
-    for row in 0..runs.count {
-        let source = from.get(runs.from + row * runs.from_step..);
-        let source = source.unwrap_or_default().iter().take(runs.bytes);
-        for (tap, &x) in (runs.to + row * runs.to_step..).zip(source) {
-            if let Some(to) = halves.get_mut(tap_place(tap) + 2 * position) {
-                *to = i16::from(x) - zero_point as i16;
+    for (position, start) in (first..).zip(starts) {
+        for row in 0..runs.count {
+            let source = from.get(start + row * runs.from_step..);
+            let source = source.unwrap_or_default().iter().take(runs.bytes);
+            for (tap, &x) in (runs.to + row * runs.to_step..).zip(source) {
+                if let Some(to) = halves.get_mut(tap_place(tap) + 2 * position) {
+                    *to = i16::from(x) - zero_point as i16;
+                }
             }
         }
     }
 }
 
-/// Widens rows of bytes, four of them to two words of a position, and takes the
-/// zero point off. All numbers of `runs` are multiples of 4.
-pub fn widen_runs(from: &[i8], runs: Runs, zero_point: i32, to: &mut [Columns], position: usize) {
-    for row in 0..runs.count {
-        let source = from
-            .get(runs.from + row * runs.from_step..)
-            .unwrap_or_default();
-        let bytes = source.get(..runs.bytes).unwrap_or_default();
-        let columns = to.get_mut((runs.to + row * runs.to_step) / 2..);
-        let columns = columns.unwrap_or_default().as_chunks_mut().0;
-        for (&bytes, [even, odd]) in bytes.as_chunks().0.iter().zip(columns) {
-            let words = widen(bytes, zero_point);
-            if let (Some(even), Some(odd)) = (even.get_mut(position), odd.get_mut(position)) {
-                [*even, *odd] = words;
+/// As [`scatter`], but four bytes at a time become two words. All numbers of `runs`
+/// but `from_step` are multiples of 4.
+pub fn widen_rows(
+    from: &[i8],
+    runs: Runs,
+    starts: &[usize],
+    zero_point: i32,
+    to: &mut [Columns],
+    first: usize,
+) {
+    for (position, start) in (first..).zip(starts) {
+        for row in 0..runs.count {
+            let source = from.get(start + row * runs.from_step..).unwrap_or_default();
+            let bytes = source.get(..runs.bytes).unwrap_or_default();
+            let columns = to.get_mut((runs.to + row * runs.to_step) / 2..);
+            let columns = columns.unwrap_or_default().as_chunks_mut().0;
+            for (&bytes, [even, odd]) in bytes.as_chunks().0.iter().zip(columns) {
+                let words = widen(bytes, zero_point);
+                if let (Some(even), Some(odd)) = (even.get_mut(position), odd.get_mut(position)) {
+                    [*even, *odd] = words;
+                }
             }
         }
     }
