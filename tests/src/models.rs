@@ -18,7 +18,7 @@ use shared::model::{Node, Quant, Resize, SOFTMAX_QUANT, Sources};
 pub fn every_kind() -> ModelFile {
     let mut network = Builder::new(7, shape(6, 6, 2));
     let conv = network.push(conv2d(4, 3, Padding::Same), &[0]);
-    network.push(depthwise(2, 3), &[conv]);
+    network.push(depthwise(2, 3, Padding::Valid), &[conv]);
     let wide = network.push(pool(Layer::AvgPool2d, 2, Padding::Same), &[2]);
     let narrow = network.push(conv2d(8, 1, Padding::Valid), &[wide]);
     network.push(add(Activation::Relu), &[wide, narrow]);
@@ -93,39 +93,43 @@ pub fn random(seed: u64, layers: usize) -> ModelFile {
     }
 }
 
-/// Two random convolutions, mostly with the factors of a trained network, with
-/// a max pool of 2x2 behind the first and a dense layer at the end; the same
-/// ones for the same seed.
+/// A random network of the shapes that fast kernels are made for, mostly with the
+/// factors of a trained one: a convolution with a max pool of 2x2 behind it, a
+/// residual of a depthwise and a pointwise one, another convolution and a dense
+/// layer; the same one for the same seed.
 pub fn convolutions(seed: u64) -> ModelFile {
     let mut random = Random::new(seed ^ 0x00C0_FFEE);
     let mut side = || 5 + random.below(6);
     let (height, width) = (side(), side());
-    let mut conv = || {
+    let channels = 1 + random.below(7);
+    let mut conv = |filters: usize, kernel: (usize, usize), padding: Padding| {
         Layer::Conv2d(Conv2d {
-            filters: units(1 + random.below(9)),
-            kernel: size(1 + random.below(3), 1 + random.below(3)),
+            filters: units(filters),
+            kernel: size(kernel.0, kernel.1),
             stride: Size2::ONE,
-            padding: *random.pick(&[Padding::Valid, Padding::Same]),
+            padding,
             activation: random.activation(),
         })
     };
-    let (first, second) = (conv(), conv());
-    let channels = 1 + random.below(7);
-    let mut network = Builder::new(random.number(), shape(height, width, channels));
+    let paddings = [Padding::Valid, Padding::Same];
+    let mut dice = Random::new(seed ^ 0xD1CE);
+    let mut kernel = || (1 + dice.below(3), 1 + dice.below(3));
+    let (first, second) = (kernel(), kernel());
+    // Some have more taps than are summed up at once.
+    let filters = *dice.pick(&[1, 3, 4, 7, 8, 12, 36]);
+    let first = conv(filters, first, *dice.pick(&paddings));
+    let point = conv(filters, (1, 1), Padding::Valid);
+    let second = conv(1 + dice.below(9), second, Padding::Same);
+    let mut network = Builder::new(dice.number(), shape(height, width, channels));
     network.push(first, &[0]);
-    network.push(pool(Layer::MaxPool2d, 2, Padding::Valid), &[1]);
-    // A pooled side is 1 at least, a kernel without padding may be larger.
-    let pooled = network.last().shape;
-    let second = match second {
-        Layer::Conv2d(conv) if second.output_shape(&[pooled]).is_err() => Layer::Conv2d(Conv2d {
-            padding: Padding::Same,
-            ..conv
-        }),
-        fits => fits,
-    };
-    network.push(second, &[2]);
-    network.push(dense(1 + random.below(7), Activation::None), &[3]);
-    if random.below(4) > 0 {
+    let pooled = network.push(pool(Layer::MaxPool2d, 2, Padding::Valid), &[1]);
+    let kernel = *dice.pick(&[3, 3, 3, 2]);
+    let depthwise = network.push(depthwise(1, kernel, Padding::Same), &[pooled]);
+    let point = network.push(point, &[depthwise]);
+    let sum = network.push(add(Activation::Relu), &[pooled, point]);
+    let last = network.push(second, &[sum]);
+    network.push(dense(1 + dice.below(7), Activation::None), &[last]);
+    if dice.below(4) > 0 {
         network.calm_factors();
     }
     network.finish(Resize::Exact)
@@ -162,12 +166,12 @@ fn conv2d(filters: u16, kernel: usize, padding: Padding) -> Layer {
     })
 }
 
-fn depthwise(multiplier: u8, kernel: usize) -> Layer {
+fn depthwise(multiplier: u8, kernel: usize, padding: Padding) -> Layer {
     Layer::DepthwiseConv2d(DepthwiseConv2d {
         multiplier: NonZeroU8::new(multiplier).expect("not 0"),
         kernel: size(kernel, kernel),
         stride: Size2::ONE,
-        padding: Padding::Valid,
+        padding,
         activation: Activation::None,
     })
 }

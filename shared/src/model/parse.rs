@@ -18,21 +18,25 @@ impl<'a> Model<'a> {
     ///
     /// `bytes` may be longer than the file, such as a whole flash region.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
-        let mut model = Self::parse_unplaced(bytes)?;
-        model.place_tensors()?;
-        Ok(model)
+        Self::read(bytes, Self::place_tensors)
     }
 
     /// What each tensor asks of the arena, and the kernel that writes it, for the
     /// host to make a plan with. All checks but that of the plan in the file.
     pub fn demands(bytes: &'a [u8]) -> Result<Vec<(Demand, Kernel), MAX_TENSORS>, ParseError> {
-        let model = Self::parse_unplaced(bytes)?;
-        let demands = model.tensor_demands();
+        let model = Self::read(bytes, |_| Ok(()))?;
+        let mut demands = Vec::new();
+        model.tensor_demands(&mut demands);
         let with_kernel = |(tensor, demand)| (demand, model.kernel(tensor));
         Ok(demands.into_iter().enumerate().map(with_kernel).collect())
     }
 
-    fn parse_unplaced(bytes: &'a [u8]) -> Result<Self, ParseError> {
+    /// All checks but that of the plan, which `place` does.
+    #[inline(never)] // what it needs is gone before anything is inferred
+    fn read(
+        bytes: &'a [u8],
+        place: impl FnOnce(&mut Self) -> Result<(), ParseError>,
+    ) -> Result<Self, ParseError> {
         let header = Header::parse(bytes)?;
         let mut reader = Reader {
             file: header.file,
@@ -64,6 +68,7 @@ impl<'a> Model<'a> {
         model.check_parameters()?;
         model.check_readers()?;
         model.unstored = model.fused_convolutions();
+        place(&mut model)?;
         Ok(model)
     }
 
@@ -257,8 +262,10 @@ impl<'a> Model<'a> {
     }
 
     /// Takes over the plan, which has to meet every tensor's demand.
+    #[inline(never)] // its tables are gone before anything is inferred
     fn place_tensors(&mut self) -> Result<(), ParseError> {
-        let demands = self.tensor_demands();
+        let mut demands = Vec::new();
+        self.tensor_demands(&mut demands);
         let mut places: Vec<Place, MAX_TENSORS> = Vec::new();
         // The list has room for every tensor, so no push is refused.
         let _ = places.push(self.input_place);
@@ -276,9 +283,8 @@ impl<'a> Model<'a> {
         Ok(())
     }
 
-    /// What each tensor asks of the arena.
-    fn tensor_demands(&self) -> Vec<Demand, MAX_TENSORS> {
-        let mut demands: Vec<Demand, MAX_TENSORS> = Vec::new();
+    /// Adds what each tensor asks of the arena.
+    fn tensor_demands(&self, demands: &mut Vec<Demand, MAX_TENSORS>) {
         // The list has room for every tensor, so no push is refused.
         let _ = demands.push(Demand::new(0, [0; 2], self.input_shape().len()));
         for (step, conv) in self.computed_steps() {
@@ -312,7 +318,6 @@ impl<'a> Model<'a> {
         if let Some(output) = demands.get_mut(usize::from(output)) {
             output.last = u8::MAX;
         }
-        demands
     }
 
     /// The kernel that writes a tensor.

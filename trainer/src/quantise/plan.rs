@@ -13,7 +13,7 @@ use shared::model::Place;
 use shared::plan::{ALIGN, Demand, Kernel, lag};
 
 /// Orders that are tried.
-const TRIES: usize = 2_000;
+const TRIES: usize = 500;
 
 /// The smallest plan found; the same one for the same demands.
 pub fn search(demands: &[(Demand, Kernel)]) -> Vec<Place> {
@@ -23,10 +23,16 @@ pub fn search(demands: &[(Demand, Kernel)]) -> Vec<Place> {
         .collect();
     order.sort_by_key(|&tensor| std::cmp::Reverse(tensors[tensor].size));
     let mut best = place(&tensors, &order);
+    let least = (0..tensors.len())
+        .map(|step| least_of(&tensors, step))
+        .max();
     let mut random = ChaCha8Rng::seed_from_u64(1);
-    let mut pick = |count: usize| random.random_range(0..count);
-    for _ in 0..if order.len() > 1 { TRIES } else { 0 } {
-        let (a, b) = (pick(order.len()), pick(order.len()));
+    for _ in 0..TRIES {
+        if Some(peak(&tensors, &best)) <= least {
+            break;
+        }
+        let mut pick = || random.random_range(0..order.len());
+        let (a, b) = (pick(), pick());
         order.swap(a, b);
         let tried = place(&tensors, &order);
         if peak(&tensors, &tried) <= peak(&tensors, &best) {
@@ -36,6 +42,30 @@ pub fn search(demands: &[(Demand, Kernel)]) -> Vec<Place> {
         }
     }
     best
+}
+
+/// Bytes that the step that writes a tensor needs in any plan.
+fn least_of(tensors: &[Tensor], step: usize) -> u32 {
+    let new = &tensors[step];
+    let in_use: u32 = (0..step)
+        .filter(|&t| tensors[t].last >= step)
+        .map(|t| tensors[t].size)
+        .sum();
+    let dying = new
+        .inputs
+        .iter()
+        .filter(|&&t| t < step && tensors[t].last == step);
+    let input = dying.map(|&t| tensors[t].size).max().unwrap_or(0);
+    let side_by_side = input + new.size;
+    let both = match new.sharing {
+        Sharing::Never => side_by_side,
+        Sharing::InPlace => input.max(new.size),
+        Sharing::Before(lag) => {
+            let with_lag = input + u32::try_from(lag).unwrap_or(0);
+            with_lag.max(new.size).min(side_by_side)
+        }
+    };
+    in_use - input + both + new.scratch
 }
 
 /// Where a layer's output may share bytes with its input.
