@@ -9,7 +9,9 @@ use std::path::Path;
 
 use espalier::quantise::factor;
 use espalier::quantise::{Block, ModelFile, WrittenLayer};
+use proptest::prelude::*;
 use serde::Deserialize;
+use shared::arith::scale;
 use shared::layer::{
     Activation, Add, Conv2d, Dense, DepthwiseConv2d, Layer, Padding, Pool2d, Shape, Size2,
 };
@@ -250,4 +252,27 @@ fn add() {
 #[test]
 fn softmax() {
     check("softmax");
+}
+
+/// As [`shared::arith::scale`] says it, in `f64`.
+fn scale_in_f64(x: i32, factor: f64) -> i32 {
+    (f64::from(x) * factor).round() as i32
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100_000))]
+
+    #[test]
+    fn dense_factors_scale_as_f64_does(x: i32, bits: u64, exponent in 960..1060u64, ties: bool) {
+        let any = f64::from_bits(bits & !(1 << 63));
+        let usual = f64::from_bits(bits & ((1 << 52) - 1) | exponent << 52);
+        // A half and its neighbours, times a power of two that makes it a tie.
+        let half = f64::from_bits((0.5f64.to_bits() - exponent % 8) + bits % 3);
+        for factor in [any, usual, half] {
+            if factor.is_finite() {
+                let x = if ties { x >> (bits % 31) | 1 } else { x };
+                prop_assert_eq!(scale(x, factor), scale_in_f64(x, factor), "{} {:e}", x, factor);
+            }
+        }
+    }
 }
