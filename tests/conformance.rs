@@ -52,3 +52,8 @@ fn cortex_m7() {
 fn cortex_m33() {
     runs_the_same("mps2-an505");
 }
+
+#[test]
+fn cortex_m55() {
+    runs_the_same("mps3-an547");
+}

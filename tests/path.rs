@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use espalier_tests::command::{call, can_emulate, copy_folder, json, workspace};
+use espalier_tests::models::preset;
 use serde_json::Value;
+use shared::layer::Shape;
 use tempfile::TempDir;
 
 /// The example, built once for all tests of this file.
@@ -77,7 +79,9 @@ fn build_measures_the_chip() {
     assert!(size("flash_bytes") > size("model_bytes"));
     assert!(size("ram_bytes") > size("arena_bytes") + size("stack_bytes"));
     assert!(size("nonzeros") < 0.25 * size("params"));
-    assert!(number(report, "/run/instructions") > size("macs"));
+    // No instruction of a Cortex-M4 multiplies more than two pairs, and those
+    // products that the second pool drops are left out.
+    assert!(number(report, "/run/instructions") > 0.4 * size("macs"));
     assert_eq!(number(report, "/run/mismatched_bytes"), 0.0);
 }
 
@@ -154,9 +158,9 @@ fn cortex_m4_gives_the_same_bytes_for_the_whole_test_set() {
 }
 
 #[test]
-fn cortex_m3_m7_and_m33_give_the_same_bytes() {
-    if can_emulate("cortex_m3_m7_and_m33_give_the_same_bytes") {
-        for board in ["mps2-an385", "mps2-an500", "mps2-an505"] {
+fn cortex_m3_m7_m33_and_m55_give_the_same_bytes() {
+    if can_emulate("cortex_m3_m7_m33_and_m55_give_the_same_bytes") {
+        for board in ["mps2-an385", "mps2-an500", "mps2-an505", "mps3-an547"] {
             same_bytes(board, Built::example().path(), 100);
         }
     }
@@ -232,14 +236,17 @@ fn cortex_m0_gives_the_same_bytes_on_a_network_of_every_layer() {
 
 #[test]
 fn a_model_too_big_for_the_board_is_refused_at_build() {
-    let built = Built::example();
+    let folder = tempfile::tempdir().unwrap();
+    let shape = Shape::new(32, 32, 3).unwrap();
+    let model = preset("resnet8", shape, 10).to_bytes().unwrap();
+    std::fs::write(folder.path().join("model.esp"), model).unwrap();
     let called = call(
-        built.path(),
-        ["footprint", "out/model.esp", "--board", "microbit"],
+        folder.path(),
+        ["footprint", "model.esp", "--board", "microbit"],
     );
     assert!(!called.success);
     assert!(
-        called.stderr.contains("9603 bytes of RAM"),
+        called.stderr.contains("34451 bytes of RAM"),
         "{}",
         called.stderr
     );

@@ -18,6 +18,7 @@ const BOARDS: &[(&str, &str)] = &[
     board!("mps2-an386"),
     board!("mps2-an500"),
     board!("mps2-an505"),
+    board!("mps3-an547"),
     board!("nrf52840-dk"),
 ];
 
