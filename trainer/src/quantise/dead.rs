@@ -407,3 +407,413 @@ impl Block {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::num::NonZeroU8;
+
+    use shared::arith::Multiplier;
+    use shared::kernels::add::AddFactors;
+    use shared::layer::{Activation, Add, Conv2d, Dense, DepthwiseConv2d, Padding, Pool2d, Size2};
+    use shared::model::{Quant, Resize, SOFTMAX_QUANT};
+    use shared::{Engine, Model};
+
+    use super::*;
+
+    const QUANT: Quant = Quant {
+        scale: 0.25,
+        zero_point: -3,
+    };
+    /// A bias of this much moves the output by 1.
+    const STEP: i32 = 1 << 8;
+    /// Far below every accumulator here.
+    const NEGATIVE: i32 = -(1 << 23);
+
+    /// A factor of 1 / `STEP`.
+    fn factor() -> Multiplier {
+        Multiplier::new(1 << 30, -7).unwrap()
+    }
+
+    /// A model that grows layer by layer; every weight is different from 0.
+    struct Net {
+        shapes: Vec<Shape>,
+        layers: Vec<WrittenLayer>,
+    }
+
+    impl Net {
+        fn new(height: usize, width: usize, channels: usize) -> Self {
+            Self {
+                shapes: vec![Shape::new(height, width, channels).unwrap()],
+                layers: Vec::new(),
+            }
+        }
+
+        fn read(mut self, layer: Layer, sources: &[u8]) -> Self {
+            let inputs: Vec<Shape> = sources.iter().map(|&s| self.shapes[s as usize]).collect();
+            self.shapes.push(layer.output_shape(&inputs).unwrap());
+            let node = Node {
+                layer,
+                sources: match *sources {
+                    [a, b] => Sources::Two(a, b),
+                    _ => Sources::One(sources[0]),
+                },
+                output: match layer {
+                    Layer::Softmax => SOFTMAX_QUANT,
+                    _ => QUANT,
+                },
+            };
+            let block = block(&layer, inputs[0]);
+            self.layers.push(WrittenLayer { node, block });
+            self
+        }
+
+        /// Reads the newest tensor.
+        fn then(self, layer: Layer) -> Self {
+            let last = self.layers.len() as u8;
+            self.read(layer, &[last])
+        }
+
+        /// Makes a channel of the newest layer constant: its weights are 0.
+        fn constant(mut self, channel: usize, bias_of_it: i32) -> Self {
+            let (weights, bias, depthwise) = self.newest();
+            let (outputs, fan_in) = (bias.len(), weights.len() / bias.len());
+            for (index, weight) in weights.iter_mut().enumerate() {
+                let output = if depthwise {
+                    index % outputs
+                } else {
+                    index / fan_in
+                };
+                if output == channel {
+                    *weight = 0;
+                }
+            }
+            bias[channel] = bias_of_it;
+            self
+        }
+
+        fn bias(mut self, channel: usize, value: i32) -> Self {
+            self.newest().1[channel] = value;
+            self
+        }
+
+        /// Zeroes the weights that the newest layer has for one of its input
+        /// channels.
+        fn ignore(mut self, channel: usize) -> Self {
+            let inputs = self.shapes[self.layers.len() - 1].channels();
+            let weights = self.newest().0.iter_mut();
+            weights.skip(channel).step_by(inputs).for_each(|w| *w = 0);
+            self
+        }
+
+        fn newest(&mut self) -> (&mut Vec<i8>, &mut Vec<i32>, bool) {
+            let layer = self.layers.last_mut().unwrap();
+            let depthwise = matches!(layer.node.layer, Layer::DepthwiseConv2d(_));
+            match &mut layer.block {
+                Block::Conv { weights, bias, .. } | Block::Dense { weights, bias, .. } => {
+                    (weights, bias, depthwise)
+                }
+                _ => panic!("a layer with weights"),
+            }
+        }
+
+        fn file(self) -> ModelFile {
+            ModelFile {
+                input: self.shapes[0],
+                input_quant: QUANT,
+                resize: Resize::Exact,
+                classes: Vec::new(),
+                layers: self.layers,
+                golden: 0,
+            }
+        }
+
+        /// What each layer loses; the output must stay the same.
+        fn lost(self) -> Vec<usize> {
+            let before = self.file();
+            let mut after = before.clone();
+            let lost = remove_dead_channels(&mut after);
+            assert!(outputs(&before) == outputs(&after), "{before:?}\n{after:?}");
+            let again = remove_dead_channels(&mut after);
+            assert!(again.iter().all(|&lost| lost == 0));
+            lost
+        }
+    }
+
+    fn block(layer: &Layer, input: Shape) -> Block {
+        let Some(params) = layer.params(input) else {
+            return match layer {
+                Layer::Add(_) => Block::Add(AddFactors {
+                    a: factor(),
+                    b: factor(),
+                    output: factor(),
+                }),
+                Layer::Softmax => Block::Softmax(Multiplier::new(1 << 30, 20).unwrap()),
+                _ => Block::None,
+            };
+        };
+        let weights = (0..params.weights()).map(|i| (i * 37 % 63) as i8 - 31);
+        let weights = weights.map(|w| if w == 0 { 5 } else { w }).collect();
+        let bias = (0..params.channels as i32).map(|i| 100 * i - 90).collect();
+        match layer {
+            Layer::Dense(_) => Block::Dense {
+                weights,
+                bias,
+                factors: vec![1.0 / f64::from(STEP); params.channels],
+            },
+            _ => Block::Conv {
+                weights,
+                bias,
+                factors: vec![factor(); params.channels],
+            },
+        }
+    }
+
+    fn outputs(file: &ModelFile) -> Vec<i8> {
+        let bytes = file.to_bytes().unwrap();
+        let model = Model::parse(&bytes).unwrap();
+        let mut arena = vec![0; model.arena_bytes()];
+        let mut engine = Engine::new(&model, &mut arena).unwrap();
+        let mut outputs = Vec::new();
+        for index in 0..20 {
+            outputs.extend_from_slice(engine.infer(|input| match index {
+                0 => input.fill(i8::MIN),
+                1 => input.fill(i8::MAX),
+                _ => shared::golden::fill(9, index, input),
+            }));
+        }
+        outputs
+    }
+
+    fn side(n: u8) -> Size2 {
+        Size2::new(n, n).unwrap()
+    }
+
+    fn conv(filters: u16, kernel: u8, padding: Padding, activation: Activation) -> Layer {
+        Layer::Conv2d(Conv2d {
+            filters: filters.try_into().unwrap(),
+            kernel: side(kernel),
+            stride: Size2::ONE,
+            padding,
+            activation,
+        })
+    }
+
+    /// Three filters of 3x3 with ReLU.
+    fn three() -> Layer {
+        conv(3, 3, Padding::Valid, Activation::Relu)
+    }
+
+    fn depthwise(multiplier: u8, padding: Padding) -> Layer {
+        Layer::DepthwiseConv2d(DepthwiseConv2d {
+            multiplier: NonZeroU8::new(multiplier).unwrap(),
+            kernel: side(2),
+            stride: Size2::ONE,
+            padding,
+            activation: Activation::None,
+        })
+    }
+
+    fn dense(units: u16) -> Layer {
+        Layer::Dense(Dense {
+            units: units.try_into().unwrap(),
+            activation: Activation::None,
+        })
+    }
+
+    fn pool(padding: Padding) -> Pool2d {
+        Pool2d {
+            kernel: side(2),
+            stride: None,
+            padding,
+            activation: Activation::None,
+        }
+    }
+
+    fn add() -> Layer {
+        Layer::Add(Add {
+            activation: Activation::None,
+        })
+    }
+
+    /// A network with one constant channel of three, different from the zero
+    /// point.
+    fn one_constant() -> Net {
+        Net::new(7, 6, 2).then(three()).constant(1, 40 * STEP)
+    }
+
+    #[test]
+    fn a_filter_of_zeroes_goes_into_the_next_bias() {
+        let mut file = one_constant().then(dense(2)).file();
+        let before = outputs(&file);
+        assert_eq!(remove_dead_channels(&mut file), [1, 0]);
+        assert_eq!(outputs(&file), before);
+        let [first, second] = file.layers.as_slice() else {
+            panic!("two layers");
+        };
+        let (
+            Block::Conv { weights, .. },
+            Block::Dense {
+                weights: w, bias, ..
+            },
+        ) = (&first.block, &second.block)
+        else {
+            panic!("a convolution and a dense layer");
+        };
+        assert_eq!((weights.len(), w.len()), (2 * 9 * 2, 2 * 5 * 4 * 2));
+        assert_ne!(bias[..], [-90, 10]);
+    }
+
+    #[test]
+    fn a_channel_that_its_activation_clamps_is_constant() {
+        let clamped = |activation, bias| {
+            let layer = conv(3, 3, Padding::Valid, activation);
+            let net = Net::new(7, 6, 2).then(layer).bias(2, bias);
+            net.then(dense(2)).lost()
+        };
+        assert_eq!(clamped(Activation::Relu, NEGATIVE), [1, 0]);
+        assert_eq!(clamped(Activation::Relu6, -NEGATIVE), [1, 0]);
+        assert_eq!(clamped(Activation::None, -NEGATIVE), [1, 0]);
+        assert_eq!(clamped(Activation::Relu, 0), [0, 0]);
+        let units = Net::new(2, 2, 2).then(dense(3)).bias(0, NEGATIVE);
+        assert_eq!(units.then(dense(2)).lost(), [1, 0]);
+    }
+
+    #[test]
+    fn bounds_follow_from_what_the_layer_before_can_give() {
+        // Relu leaves -3..=127, so that negative weights cannot reach above the bias.
+        let lost = |activation| {
+            let mut net = Net::new(1, 1, 2).then(conv(2, 1, Padding::Valid, activation));
+            net = net.then(conv(2, 1, Padding::Valid, Activation::Relu));
+            *net.newest().0 = vec![-9, -9, 5, 5];
+            net.bias(0, 0).then(dense(2)).lost()
+        };
+        assert_eq!(lost(Activation::Relu), [0, 1, 0]);
+        assert_eq!(lost(Activation::None), [0, 0, 0]);
+    }
+
+    #[test]
+    fn padding_is_zero_and_not_the_constant() {
+        let behind = |constant, kernel| {
+            let net = Net::new(7, 6, 2).then(three()).constant(1, constant);
+            let same = conv(2, kernel, Padding::Same, Activation::None);
+            net.then(same).lost()
+        };
+        assert_eq!(behind(40 * STEP, 3), [0, 0]);
+        assert_eq!(behind(NEGATIVE, 3), [1, 0]); // the zero point
+        assert_eq!(behind(40 * STEP, 1), [1, 0]); // never padded
+    }
+
+    #[test]
+    fn constants_pass_pools_and_flatten() {
+        for pooled in [
+            Layer::MaxPool2d(pool(Padding::Valid)),
+            Layer::MaxPool2d(pool(Padding::Same)),
+            Layer::AvgPool2d(pool(Padding::Same)),
+            Layer::GlobalAvgPool2d,
+        ] {
+            for constant in [40 * STEP, NEGATIVE] {
+                let net = Net::new(7, 6, 2).then(three()).constant(0, constant);
+                let net = net.then(pooled).then(Layer::Flatten).then(dense(2));
+                assert_eq!(net.lost(), [1, 0, 0, 0], "{pooled:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn constants_pass_depthwise_layers() {
+        let lost = |padding, constant| {
+            let net = Net::new(7, 6, 2).then(three()).constant(1, constant);
+            net.then(depthwise(2, padding)).then(dense(2)).lost()
+        };
+        assert_eq!(lost(Padding::Valid, 40 * STEP), [1, 2, 0]);
+        assert_eq!(lost(Padding::Same, 40 * STEP), [0, 0, 0]); // other sums at the border
+        assert_eq!(lost(Padding::Same, NEGATIVE), [1, 2, 0]);
+    }
+
+    #[test]
+    fn a_channel_that_only_a_dead_depthwise_channel_reads_goes_too() {
+        let net = || Net::new(7, 6, 2).then(three());
+        let once = net().then(depthwise(1, Padding::Same)).constant(2, STEP);
+        assert_eq!(once.then(dense(2)).lost(), [1, 1, 0]);
+        let half = net().then(depthwise(2, Padding::Same)).constant(2, STEP);
+        assert_eq!(half.then(dense(2)).lost(), [0, 0, 0]);
+        let both = net().then(depthwise(2, Padding::Same)).constant(2, STEP);
+        let both = both.constant(3, -STEP);
+        assert_eq!(both.then(dense(2)).lost(), [1, 2, 0]);
+    }
+
+    #[test]
+    fn input_and_output_and_what_add_and_softmax_read_stay() {
+        assert_eq!(one_constant().lost(), [0]);
+        assert_eq!(one_constant().then(Layer::GlobalAvgPool2d).lost(), [0, 0]);
+        let softmax = one_constant().then(Layer::Softmax).then(dense(2));
+        assert_eq!(softmax.lost(), [0, 0, 0]);
+        let sum = one_constant().read(three(), &[0]).read(add(), &[1, 2]);
+        assert_eq!(sum.then(dense(2)).lost(), [0, 0, 0, 0]);
+        let unread_input = Net::new(4, 4, 3).then(three()).ignore(1).then(dense(2));
+        assert_eq!(unread_input.lost(), [0, 0]);
+    }
+
+    #[test]
+    fn every_reader_must_agree() {
+        let branches = |padding| {
+            let first = conv(2, 1, Padding::Valid, Activation::None);
+            let second = conv(2, 3, padding, Activation::None);
+            let net = one_constant().read(first, &[1]).read(second, &[1]);
+            let net = net.read(Layer::GlobalAvgPool2d, &[2]);
+            let net = net.read(Layer::GlobalAvgPool2d, &[3]);
+            net.read(add(), &[4, 5]).lost()
+        };
+        assert_eq!(branches(Padding::Valid), [1, 0, 0, 0, 0, 0]);
+        assert_eq!(branches(Padding::Same), [0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn what_nobody_reads_goes_and_takes_along_what_only_it_reads() {
+        let same = || conv(3, 3, Padding::Same, Activation::Relu);
+        let unread = Net::new(7, 6, 2).then(three()).then(same()).ignore(1);
+        assert_eq!(unread.then(dense(2)).lost(), [1, 0, 0]);
+        // Without filter 1, nobody reads channel 2 of the first layer.
+        let mut chain = Net::new(7, 6, 2).then(three()).then(same());
+        let (weights, ..) = chain.newest();
+        let first = weights.iter_mut().enumerate();
+        let others = first.filter(|(index, _)| index / 27 != 1 && index % 3 == 2);
+        others.for_each(|(_, weight)| *weight = 0);
+        assert_eq!(chain.then(dense(2)).ignore(1).lost(), [1, 1, 0]);
+    }
+
+    #[test]
+    fn one_channel_is_always_left() {
+        let net = (0..3).fold(one_constant(), |net, channel| net.constant(channel, STEP));
+        assert_eq!(net.then(dense(2)).lost(), [2, 0]);
+    }
+
+    #[test]
+    fn a_bias_at_its_limit_takes_nothing_in() {
+        for limit in [MAX_BIAS, -MAX_BIAS] {
+            let net = one_constant().then(dense(2)).bias(0, limit);
+            assert_eq!(net.lost(), [0, 0]);
+        }
+    }
+
+    #[test]
+    fn a_sum_that_wraps_is_not_bounded() {
+        // Both ends of its range become 127, or both -128, but not all between.
+        let mut net = Net::new(7, 6, 2).then(three()).bias(1, -NEGATIVE);
+        if let Block::Conv { factors, .. } = &mut net.layers[0].block {
+            factors[1] = Multiplier::new(1 << 30, 31).unwrap();
+        }
+        assert_eq!(net.then(dense(2)).lost(), [0, 0]);
+    }
+
+    #[test]
+    fn a_network_that_does_not_fit_together_is_left_to_the_writer() {
+        let mut file = one_constant().then(dense(2)).file();
+        file.layers[1].node.sources = Sources::One(7);
+        assert_eq!(remove_dead_channels(&mut file), [0, 0]);
+        let mut file = one_constant().then(dense(2)).file();
+        file.layers[1].block = Block::None;
+        assert_eq!(remove_dead_channels(&mut file), [0, 0]);
+    }
+}
