@@ -135,6 +135,29 @@ pub fn convolutions(seed: u64) -> ModelFile {
     network.finish(Resize::Exact)
 }
 
+/// A chain of random convolutions, pools and dense layers, with the factors of
+/// a trained network and no addition; the same one for the same seed.
+pub fn sequence(seed: u64) -> ModelFile {
+    let mut random = Random::new(seed ^ 0x5E9);
+    let input = shape(
+        6 + random.below(5),
+        6 + random.below(5),
+        1 + random.below(4),
+    );
+    let layers = 3 + random.below(5);
+    let mut network = Builder::new(random.number(), input);
+    for source in 0..layers {
+        let mut layer = network.random_layer(network.last().shape);
+        while matches!(layer, Layer::Add(_) | Layer::Softmax) {
+            layer = network.random_layer(network.last().shape);
+        }
+        network.push(layer, &[source]);
+    }
+    network.push(dense(1 + random.below(9), Activation::None), &[layers]);
+    network.calm_factors();
+    network.finish(Resize::Exact)
+}
+
 /// A chain of 1x1 convolutions over one pixel, whose tensors have these sizes.
 pub fn chain(sizes: &[u16]) -> ModelFile {
     let mut network = Builder::new(1, shape(1, 1, sizes[0].into()));
@@ -630,6 +653,49 @@ pub fn prune(model: &mut ModelFile, percent: usize) {
         if let Block::Conv { weights, .. } | Block::Dense { weights, .. } = &mut layer.block {
             let pruned = |_: &&mut i8| random.below(100) < percent;
             weights.iter_mut().filter(pruned).for_each(|w| *w = 0);
+        }
+    }
+}
+
+/// Makes about half of the output channels of each layer with weights constant,
+/// by weights of 0 or a bias that saturates it, and lets each such layer ignore
+/// about a quarter of its weights' columns; the same ones for the same seed.
+pub fn deaden(model: &mut ModelFile, seed: u64) {
+    let mut random = Random::new(seed ^ 0xDEAD);
+    for layer in &mut model.layers {
+        let depthwise = matches!(layer.node.layer, Layer::DepthwiseConv2d(_));
+        let (weights, bias) = match &mut layer.block {
+            Block::Conv { weights, bias, .. } | Block::Dense { weights, bias, .. } => {
+                (weights, bias)
+            }
+            _ => continue,
+        };
+        let (outputs, fan_in) = (bias.len(), weights.len() / bias.len());
+        let kinds: Vec<usize> = (0..outputs).map(|_| random.below(6)).collect();
+        for (index, weight) in weights.iter_mut().enumerate() {
+            let output = if depthwise {
+                index % outputs
+            } else {
+                index / fan_in
+            };
+            if kinds[output] == 0 {
+                *weight = 0;
+            }
+        }
+        for (bias, kind) in bias.iter_mut().zip(kinds) {
+            match kind {
+                1 => *bias = -(1 << 24), // more than all products together
+                2 => *bias = 1 << 24,
+                _ => {}
+            }
+        }
+        let ignored = (0..fan_in).filter(|_| !depthwise && random.below(4) == 0);
+        for column in ignored.collect::<Vec<_>>() {
+            weights
+                .iter_mut()
+                .skip(column)
+                .step_by(fan_in)
+                .for_each(|w| *w = 0);
         }
     }
 }

@@ -191,6 +191,10 @@ impl Section for ExportOptions {
             "Training pictures whose value ranges are measured",
         ),
         ("golden", "Self-test vectors in the model file, 0 to 255"),
+        (
+            "remove_dead",
+            "Leave out channels that cannot change an output byte: true or false",
+        ),
     ];
 }
 

@@ -239,14 +239,13 @@ impl fmt::Display for Built {
         let params = [
             count(float.params),
             count(pruned.params),
-            count(pruned.params),
+            count(self.export.params),
         ];
         rows.add_row(["parameters".to_owned()].into_iter().chain(params));
-        let nonzeros = self.footprint.as_ref().map(|cost| count(cost.nonzeros));
         let nonzeros = [
             count(float.nonzeros),
             count(pruned.nonzeros),
-            nonzeros.unwrap_or_else(|| "-".to_owned()),
+            count(self.export.nonzeros),
         ];
         rows.add_row(["not zero".to_owned()].into_iter().chain(nonzeros));
         let bytes = [
@@ -256,6 +255,7 @@ impl fmt::Display for Built {
         ];
         rows.add_row(["bytes of model".to_owned()].into_iter().chain(bytes));
         writeln!(f, "{rows}")?;
+        writeln!(f, "dead          {}, left out", self.export.dead())?;
         match (&self.footprint, &self.run) {
             (Some(cost), Some(run)) => self.write_cost(f, cost, run)?,
             _ => writeln!(

@@ -8,11 +8,11 @@ use espalier::checkpoint::Checkpoint;
 use espalier::config::Project;
 use espalier::data::Dataset;
 use espalier::device::Board;
-use espalier::quantise::{ExportOptions, calibrate, export};
+use espalier::quantise::{self, DeadChannels, ExportOptions, calibrate};
 use serde::Serialize;
 
 use super::Error;
-use super::model::parse;
+use super::model::{parameters, parse};
 use crate::flags::Flags;
 use crate::output::{Report, thousands};
 
@@ -36,6 +36,10 @@ pub struct Cmd {
 pub struct Exported {
     pub model_bytes: usize,
     pub arena_bytes: usize,
+    pub params: usize,
+    pub nonzeros: usize,
+    /// The layers that lost channels which cannot change an output byte.
+    pub dead_channels: Vec<DeadChannels>,
     pub model: PathBuf,
 }
 
@@ -58,9 +62,14 @@ pub fn step(
 ) -> Result<(Vec<u8>, Exported), Error> {
     let board = Board::named(&project.board.name)?;
     let ranges = calibrate(checkpoint, train, project.export.calibration)?;
-    let bytes = export(checkpoint, &ranges, &project.export)?;
+    let quantise::Exported {
+        bytes,
+        dead_channels,
+    } = quantise::export(checkpoint, &ranges, &project.export)?;
     let file = project.output(MODEL);
-    let arena_bytes = parse(&bytes, &file)?.arena_bytes();
+    let model = parse(&bytes, &file)?;
+    let arena_bytes = model.arena_bytes();
+    let (params, nonzeros) = parameters(&model);
     board.admit(bytes.len(), arena_bytes)?;
     espalier::file::save(&file, &bytes).map_err(|source| Error::Write {
         file: file.clone(),
@@ -69,9 +78,26 @@ pub fn step(
     let summary = Exported {
         model_bytes: bytes.len(),
         arena_bytes,
+        params,
+        nonzeros,
+        dead_channels,
         model: file,
     };
     Ok((bytes, summary))
+}
+
+impl Exported {
+    /// The dead channels in words.
+    pub fn dead(&self) -> String {
+        let part = |dead: &DeadChannels| {
+            let DeadChannels { layer, removed, of } = dead;
+            format!("{removed} of {of} channels of {layer}")
+        };
+        match self.dead_channels.as_slice() {
+            [] => "no channel".to_owned(),
+            dead => dead.iter().map(part).collect::<Vec<_>>().join(", "),
+        }
+    }
 }
 
 impl Report for Exported {}
@@ -80,6 +106,7 @@ impl fmt::Display for Exported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "model  {} bytes", thousands(self.model_bytes as u64))?;
         writeln!(f, "arena  {} bytes", thousands(self.arena_bytes as u64))?;
+        writeln!(f, "dead   {}, left out", self.dead())?;
         write!(f, "file   {}", self.model.display())
     }
 }

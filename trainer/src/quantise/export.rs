@@ -6,6 +6,7 @@ use shared::layer::Layer;
 use shared::model::{Node as WireNode, Quant, SOFTMAX_QUANT, Sources};
 
 use super::calibrate::Ranges;
+use super::dead::remove_dead_channels;
 use super::factor;
 use super::writer::{Block, ModelFile, WriteError, WrittenLayer};
 use crate::checkpoint::{Checkpoint, Folded};
@@ -19,6 +20,8 @@ pub struct ExportOptions {
     pub calibration: usize,
     /// Self-test vectors in the model file.
     pub golden: u8,
+    /// Whether [`remove_dead_channels`] goes over the network.
+    pub remove_dead: bool,
 }
 
 impl Default for ExportOptions {
@@ -26,6 +29,7 @@ impl Default for ExportOptions {
         Self {
             calibration: 500,
             golden: 4,
+            remove_dead: true,
         }
     }
 }
@@ -54,13 +58,57 @@ pub enum ExportError {
     Write(#[from] WriteError),
 }
 
-/// Quantises a checkpoint with the ranges of [`super::calibrate()`] and writes
-/// the model file's bytes.
+/// A model file, and what of the checkpoint is not in it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Exported {
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// The layers that lost channels.
+    pub dead_channels: Vec<DeadChannels>,
+}
+
+/// Output channels of one layer that are not in the model file because they
+/// cannot change its output.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct DeadChannels {
+    /// Name of the layer.
+    pub layer: String,
+    /// Channels that are gone.
+    pub removed: usize,
+    /// Channels that it had.
+    pub of: usize,
+}
+
+/// Quantises a checkpoint with the ranges of [`super::calibrate()`], leaves out
+/// its dead channels, and writes the model file.
 pub fn export(
     checkpoint: &Checkpoint,
     ranges: &Ranges,
     options: &ExportOptions,
-) -> Result<Vec<u8>, ExportError> {
+) -> Result<Exported, ExportError> {
+    let mut file = quantise(checkpoint, ranges, options)?;
+    let removed = match options.remove_dead {
+        true => remove_dead_channels(&mut file),
+        false => Vec::new(),
+    };
+    let layers = checkpoint.network.nodes.iter().zip(removed);
+    let lost = layers.filter(|&(_, removed)| removed > 0);
+    let dead_channels = lost.map(|(node, removed)| DeadChannels {
+        layer: node.name.clone(),
+        removed,
+        of: node.output.channels(),
+    });
+    Ok(Exported {
+        dead_channels: dead_channels.collect(),
+        bytes: file.to_bytes()?,
+    })
+}
+
+fn quantise(
+    checkpoint: &Checkpoint,
+    ranges: &Ranges,
+    options: &ExportOptions,
+) -> Result<ModelFile, ExportError> {
     let input_quant = Quant {
         scale: checkpoint.input.scale,
         // q = pixel - 128, so the mean pixel, which is real 0, becomes this.
@@ -80,15 +128,14 @@ pub fn export(
         };
         layers.push(WrittenLayer { node, block });
     }
-    let file = ModelFile {
+    Ok(ModelFile {
         input: checkpoint.network.input,
         input_quant,
         resize: checkpoint.resize,
         classes: checkpoint.classes.clone(),
         layers,
         golden: options.golden,
-    };
-    Ok(file.to_bytes()?)
+    })
 }
 
 fn sources(node: &Node) -> Sources {

@@ -6,11 +6,13 @@
 //! asymmetric, biases int32 in units of input scale x weight scale.
 
 mod calibrate;
+mod dead;
 mod export;
 pub mod factor;
 mod plan;
 mod writer;
 
 pub use calibrate::{Ranges, calibrate};
-pub use export::{ExportError, ExportOptions, export};
+pub use dead::remove_dead_channels;
+pub use export::{DeadChannels, ExportError, ExportOptions, Exported, export};
 pub use writer::{Block, ModelFile, WriteError, WrittenLayer};
