@@ -153,7 +153,7 @@ impl<'a> Model<'a> {
                     .position(|(b, factor)| !(bias(b) && is_normal(factor))),
                 Data::Dense(params) => params
                     .units()
-                    .position(|(b, factor)| !(bias(b) && factor.is_finite() && factor >= 0.0)),
+                    .position(|(b, factor)| !(bias(b) && is_finite_and_not_negative(factor))),
                 Data::Add(_) | Data::Softmax(_) => self.wrong_pair(&step),
                 Data::None => None,
             };
@@ -275,6 +275,12 @@ impl<'a> Model<'a> {
 
 fn is_normal(factor: Multiplier) -> bool {
     Multiplier::new(factor.mantissa(), factor.shift().into()).is_some()
+}
+
+/// By its bits: comparing `f64` is code of its own on a chip. -0 counts as 0.
+fn is_finite_and_not_negative(factor: f64) -> bool {
+    let bits = factor.to_bits();
+    bits < f64::INFINITY.to_bits() || bits == (-0.0f64).to_bits()
 }
 
 struct Header<'a> {
