@@ -27,7 +27,8 @@ impl Budget {
     /// as 0.
     fn compare(&self, costs: &Costs) -> Vec<(String, u64, u64)> {
         let of = |table: &BTreeMap<String, u64>, name| table.get(name).copied().unwrap_or(0);
-        let with_margin = |bytes_or_count: u64| (bytes_or_count as f64 * (1.0 + self.margin)) as u64;
+        let with_margin =
+            |bytes_or_count: u64| (bytes_or_count as f64 * (1.0 + self.margin)) as u64;
         let mut rows = vec![(
             "bytes of flash for the firmware".to_owned(),
             with_margin(self.firmware_flash_bytes),
