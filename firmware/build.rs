@@ -11,6 +11,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let board: Table = fs::read_to_string(&file)?.parse()?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("memory.x"), memory_map(&board)?)?;
+    // cortex-m-rt asks for the handlers of the chip's own interrupts, of which none is used.
+    fs::write(out.join("device.x"), "")?;
     fs::write(out.join("board.rs"), constants(&folder, &board)?)?;
     link(&out);
     Ok(())

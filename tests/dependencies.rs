@@ -30,7 +30,6 @@ const ALLOWED: &[&str] = &[
     "hash32",
     "heapless",
     "nb",
-    "panic-probe",
     "postcard",
     "semihosting",
     "serde",

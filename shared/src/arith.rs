@@ -66,50 +66,41 @@ impl Multiplier {
     }
 }
 
-/// round(x * factor), ties away from zero, saturating, for a finite factor of at
-/// least 0. The product is one of `f64`, rounded to 53 bits with ties to even, but
-/// computed in integers: few microcontrollers have an `f64` unit.
-pub fn scale(x: i32, factor: f64) -> i32 {
-    const FRACTION: u32 = f64::MANTISSA_DIGITS - 1;
+/// round(x * factor) for a finite factor that is not below 0: the product is
+/// rounded to an `f64`, then to the nearest integer, ties away from zero,
+/// saturating. Computed in integers: a chip without an `f64` unit needs a
+/// fraction of the code and of the instructions for it.
+pub const fn scale(x: i32, factor: f64) -> i32 {
     let bits = factor.to_bits();
-    let exponent = (bits >> FRACTION) as i32;
-    let fraction = bits & ((1 << FRACTION) - 1);
-    // Below the normal numbers the first bit is 0.
-    let mantissa = fraction | u64::from(exponent > 0) << FRACTION;
-    let (product, dropped) = round_to_f64(x.unsigned_abs(), mantissa);
-    // 1023 is the exponent of 1.
-    let shift = 1023 + FRACTION as i32 - exponent.max(1) - dropped as i32;
-    let magnitude = match u32::try_from(shift) {
-        Ok(0) => product,
-        Ok(right @ 1..=63) => (product + (1 << (right - 1))) >> right,
-        Ok(_) => 0,
-        Err(_) if shift > -32 => product << shift.unsigned_abs().min(10),
-        Err(_) if product == 0 => 0,
-        Err(_) => u64::MAX,
-    };
-    if x < 0 {
-        0i32.saturating_sub_unsigned(magnitude.min(1 << 31) as u32)
-    } else {
-        magnitude.min(i32::MAX as u64) as i32
+    let exponent = (bits >> 52 & 0x7FF) as i32;
+    if x == 0 || exponent == 0 {
+        return 0; // a factor below 2^-1022 leaves nothing of any x
     }
+    let mantissa = 1 << 52 | bits & ((1 << 52) - 1);
+    let (product, dropped) = multiply_53_bits(x.unsigned_abs(), mantissa);
+    let size = match 1075 - exponent - dropped {
+        55.. => 0,
+        right @ 1..=54 => (product + (1 << (right - 1))) >> right,
+        _ => u64::MAX,
+    };
+    let sign = x >> 31;
+    let limit = i32::MAX as u64 + (sign & 1) as u64;
+    let size = if size < limit { size } else { limit };
+    (size as i32 ^ sign).wrapping_sub(sign)
 }
 
-/// The product `p` of `x` and a mantissa of 53 bits, as `f64` has it: the rounded
-/// `p / 2^d` and `d`, 0 where `p` has no more than 53 bits.
-fn round_to_f64(x: u32, mantissa: u64) -> (u64, u32) {
-    let low = u64::from(x) * (mantissa & 0xFFFF_FFFF);
-    let high = u64::from(x) * (mantissa >> 32) + (low >> 32);
-    let low = low & 0xFFFF_FFFF;
-    let bits = 32 + (u64::BITS - high.leading_zeros());
-    let dropped = bits.saturating_sub(f64::MANTISSA_DIGITS);
-    if dropped == 0 {
-        return (high << 32 | low, 0);
-    }
-    let kept = high << (32 - dropped) | low >> dropped;
+/// `x * mantissa` for a mantissa of 53 bits, rounded to 53 bits, ties to even,
+/// and how many bits were dropped behind them.
+const fn multiply_53_bits(x: u32, mantissa: u64) -> (u64, i32) {
+    const LOW: u64 = u32::MAX as u64;
+    let low = x as u64 * (mantissa & LOW);
+    let high = x as u64 * (mantissa >> 32) + (low >> 32);
+    let low = low & LOW;
+    let dropped = (64 - 21u32).saturating_sub(high.leading_zeros());
+    let product = high << (32 - dropped) | low >> dropped;
     let rest = low & ((1 << dropped) - 1);
-    let half = 1 << (dropped - 1);
-    let up = rest > half || rest == half && kept & 1 == 1;
-    (kept + u64::from(up), dropped)
+    let up = 2 * rest + (product & 1) > 1 << dropped;
+    (product + up as u64, dropped as i32)
 }
 
 /// round(a * b / 2^31), ties upwards; not for a = b = -2^31. gemmlowp's `SaturatingRoundingDoublingHighMul`.
@@ -189,6 +180,44 @@ mod tests {
         assert_eq!(scale(i32::MAX, 1e300), i32::MAX);
         assert_eq!(scale(i32::MIN, 1e300), i32::MIN);
         assert_eq!(scale(1, 0.499_999_999_999_999_94), 0);
+        assert_eq!([scale(1, f64::MIN_POSITIVE / 2.0), scale(0, 1e300)], [0, 0]);
+    }
+
+    /// What TensorFlow Lite's reference computes, as it is written there.
+    fn scale_in_f64(x: i32, factor: f64) -> i32 {
+        (f64::from(x) * factor).round() as i32
+    }
+
+    #[test]
+    fn scaling_in_integers_is_scaling_in_f64() {
+        let mut state = 1u64;
+        let mut random = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        for _ in 0..1_000_000 {
+            let x = (random() as i32) >> (random() % 32);
+            // From 2^-63 to 2^32, where products go from nothing to saturation.
+            let exponent = 960 + random() % 96;
+            let fraction = (random() >> 12) & (u64::MAX << (random() % 53));
+            let factor = f64::from_bits(exponent << 52 | fraction);
+            assert_eq!(scale(x, factor), scale_in_f64(x, factor), "{x} {factor:e}");
+        }
+    }
+
+    #[test]
+    fn products_next_to_a_tie_round_twice() {
+        // Factors around (n + 1/2) / x, whose products lie around a tie.
+        for x in [-7, 3, 1000, 65_537, 123_456_789, i32::MAX, i32::MIN] {
+            for n in 0..200 {
+                let near = (f64::from(n) + 0.5) / f64::from(x).abs();
+                for factor in [near.next_down(), near, near.next_up()] {
+                    assert_eq!(scale(x, factor), scale_in_f64(x, factor), "{x} {factor:e}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -35,6 +35,13 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// One element.
+    pub const ONE: Self = Self {
+        height: NonZeroU16::MIN,
+        width: NonZeroU16::MIN,
+        channels: NonZeroU16::MIN,
+    };
+
     /// A shape, or [`ShapeError::Size`] where a side is 0, above 65,535, or
     /// the product above [`MAX_ELEMENTS`].
     pub fn new(height: usize, width: usize, channels: usize) -> Result<Self, ShapeError> {

@@ -74,7 +74,6 @@ fn broken(what: &str) -> Exit {
     Exit::HostFiles
 }
 
-/// Panics end here too, by panic-probe.
 // SAFETY: it touches nothing of what failed.
 #[exception]
 unsafe fn HardFault(frame: &ExceptionFrame) -> ! {

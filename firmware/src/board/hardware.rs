@@ -65,7 +65,6 @@ pub fn exit(exit: Exit) -> ! {
     }
 }
 
-/// Panics end here too, by panic-probe.
 // SAFETY: it touches nothing of what failed.
 #[exception]
 unsafe fn HardFault(frame: &ExceptionFrame) -> ! {

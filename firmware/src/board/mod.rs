@@ -4,6 +4,8 @@
 
 use core::cell::UnsafeCell;
 
+use shared::report::Exit;
+
 use crate::clock;
 
 #[cfg(feature = "emulated")]
@@ -35,6 +37,16 @@ unsafe impl Sync for Arena {}
 /// The host finds it by its name to tell activations from other statics.
 #[unsafe(export_name = "ESPALIER_ARENA")]
 static ARENA: Arena = Arena(UnsafeCell::new([0; ARENA_BYTES]));
+
+/// Nothing enables an interrupt of the chip itself, so the table ends behind the first; cortex-m-rt wants one, and would
+/// fill 240 of them, a kilobyte, on its own.
+#[unsafe(link_section = ".vector_table.interrupts")]
+#[unsafe(export_name = "__INTERRUPTS")]
+static INTERRUPTS: [fn() -> !; 1] = [unexpected];
+
+fn unexpected() -> ! {
+    exit(Exit::Crashed)
+}
 
 impl Board {
     /// The board with its clock started, to whoever asks first.

@@ -6,30 +6,25 @@ use crate::layer::Window;
 
 /// Largest element of each window.
 pub fn max_pool2d(window: Window, input: Input, output: Output) {
-    let start = i32::from(i8::MIN);
-    pool2d(window, input, output, start, i32::max, |max, _| max);
+    pool2d(window, input, output, Kind::Max);
 }
 
 /// Mean of each window over the elements inside the input, ties away from
 /// zero: (sum + count / 2) / count above zero, (sum - count / 2) / count below.
 pub fn avg_pool2d(window: Window, input: Input, output: Output) {
-    let add = |sum, value| sum + value;
-    pool2d(window, input, output, 0, add, |sum, count| {
-        let half = if sum > 0 { count / 2 } else { -(count / 2) };
-        (sum + half) / count
-    });
+    pool2d(window, input, output, Kind::Mean);
 }
 
-/// Folds each window of each channel from `start` by `step`; `finish` turns the
-/// result and the number of elements, at least 1, into the output.
-fn pool2d(
-    window: Window,
-    input: Input,
-    output: Output,
-    start: i32,
-    step: impl Fn(i32, i32) -> i32,
-    finish: impl Fn(i32, i32) -> i32,
-) {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Max,
+    Mean,
+}
+
+/// One function for both, not one for each: flash is scarcer than the
+/// instructions of a pool.
+#[inline(never)]
+fn pool2d(window: Window, input: Input, output: Output, kind: Kind) {
     let (width, channels) = (input.shape.width(), input.shape.channels());
     slide(
         window,
@@ -39,15 +34,26 @@ fn pool2d(
         |pixel, rows, columns| {
             let count = (rows.input.len() * columns.input.len()).max(1) as i32;
             for (channel, out) in pixel.iter_mut().enumerate() {
-                let mut folded = start;
+                let (mut max, mut sum) = (i32::from(i8::MIN), 0);
                 for iy in rows.input.clone() {
                     for ix in columns.input.clone() {
                         let at = (iy * width + ix) * channels + channel;
-                        folded = step(folded, i32::from(input.data[at]));
+                        let value = input.data.get(at).copied().map_or(0, i32::from);
+                        max = max.max(value);
+                        sum += value;
                     }
                 }
-                *out = output.clamp.apply(finish(folded, count));
+                *out = output.clamp.apply(match kind {
+                    Kind::Max => max,
+                    Kind::Mean => mean(sum, count),
+                });
             }
         },
     );
+}
+
+/// sum / count, ties away from zero, for a count of at least 1.
+fn mean(sum: i32, count: i32) -> i32 {
+    let half = if sum > 0 { count / 2 } else { -(count / 2) };
+    (sum + half).checked_div(count).unwrap_or(0)
 }

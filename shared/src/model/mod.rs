@@ -150,19 +150,26 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Tensor `index`: 0 is the input, `i + 1` the output of layer `i`.
+    /// Tensor `index`: 0 is the input, `i + 1` the output of layer `i`. One that
+    /// does not exist has one element.
     pub fn tensor(&self, index: u8) -> &Tensor {
-        &self.tensors[usize::from(index)]
+        const NONE: &Tensor = &Tensor {
+            shape: Shape::ONE,
+            scale: 1.0,
+            zero_point: 0,
+            offset: 0,
+        };
+        self.tensors.get(usize::from(index)).unwrap_or(NONE)
     }
 
     /// The tensor that goes in.
     pub fn input(&self) -> &Tensor {
-        &self.tensors[0]
+        self.tensor(0)
     }
 
     /// The tensor that comes out.
     pub fn output(&self) -> &Tensor {
-        &self.tensors[self.tensors.len() - 1]
+        self.tensor(self.head.layer_count)
     }
 
     /// Shape that goes in.

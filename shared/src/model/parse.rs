@@ -183,8 +183,9 @@ impl<'a> Model<'a> {
                 }
                 Data::Dense(params) => {
                     let wrong = |(channel, (b, factor)): (usize, (i32, f64))| {
-                        !(bias(b) && factor.is_finite() && factor >= 0.0)
-                            || channel >= channels && (b != 0 || factor != 0.0)
+                        let zero = b == 0 && factor.to_bits() == 0;
+                        !(bias(b) && is_finite_and_not_negative(factor))
+                            || channel >= channels && !zero
                     };
                     params.units().enumerate().position(wrong)
                 }
@@ -347,6 +348,12 @@ impl<'a> Model<'a> {
 
 fn is_normal(factor: Multiplier) -> bool {
     Multiplier::new(factor.mantissa(), factor.shift().into()).is_some()
+}
+
+/// By its bits: comparing `f64` is code of its own on a chip. -0 counts as 0.
+fn is_finite_and_not_negative(factor: f64) -> bool {
+    let bits = factor.to_bits();
+    bits < f64::INFINITY.to_bits() || bits == (-0.0f64).to_bits()
 }
 
 struct Header<'a> {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use shared::report::{Exit, Report};
 use tempfile::TempDir;
 
+use super::RefusedModel;
 use super::board::{Board, BoardError};
 use super::firmware::tail;
 use super::log::{Words, WordsError};
@@ -92,7 +93,10 @@ pub enum EmulatorError {
         /// The run, complete otherwise.
         run: Box<EmulatorRun>,
     },
-    /// The firmware refused.
+    /// The firmware refused the model.
+    #[error(transparent)]
+    Model(#[from] RefusedModel),
+    /// The firmware refused something else.
     #[error("{} The end of its log:\n{log}", refusal(.exit))]
     Refused {
         /// Its exit code.
@@ -128,7 +132,7 @@ fn hint(stderr: &str) -> &'static str {
 
 fn refusal(exit: &Exit) -> &'static str {
     match exit {
-        Exit::ModelRefused => "The firmware refuses the model: export it again with this version.",
+        Exit::ModelRefused => "The firmware refuses the model.",
         Exit::ArenaTooSmall => {
             "The model's activations do not fit into the board's RAM: compress further, or choose a larger board."
         }
@@ -161,7 +165,7 @@ pub fn run(
     let ended = Emulator::start(board, elf, &folder)?.wait(limit);
     let log = words.decode(&folder.read("log.bin")?);
     match ended.map_err(|source| file_error(Path::new(QEMU), source))? {
-        Some(status) => outcome(board, &folder, status, log),
+        Some(status) => outcome(board, model, &folder, status, log),
         None => Err(EmulatorError::Timeout {
             limit,
             log: last(&log),
@@ -171,6 +175,7 @@ pub fn run(
 
 fn outcome(
     board: &Board,
+    model: &[u8],
     folder: &Folder,
     status: ExitStatus,
     log: Vec<String>,
@@ -185,6 +190,7 @@ fn outcome(
                 run,
             })
         }
+        Some(Exit::ModelRefused) => Err(RefusedModel::new(model).into()),
         Some(exit) => Err(EmulatorError::Refused {
             exit,
             log: last(&log),
@@ -382,7 +388,7 @@ mod tests {
 
     #[test]
     fn a_finished_run_is_collected() {
-        let run = outcome(&board(), &finished(0), exit(0), vec![]).unwrap();
+        let run = outcome(&board(), &[], &finished(0), exit(0), vec![]).unwrap();
         assert_eq!(
             (run.outputs, run.report, run.instructions),
             (vec![1, -1], report(0), 400)
@@ -391,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_failed_self_test_is_an_error_that_keeps_the_run() {
-        let error = outcome(&board(), &finished(1), exit(10), vec![]).unwrap_err();
+        let error = outcome(&board(), &[], &finished(1), exit(10), vec![]).unwrap_err();
         assert!(
             error
                 .to_string()
@@ -403,12 +409,24 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_to_do_and_shows_the_log() {
-        let log = vec!["ERROR it is too new".to_owned()];
-        let message = outcome(&board(), &finished(0), exit(11), log)
+        let log = vec!["ERROR it has too little".to_owned()];
+        let message = outcome(&board(), &[], &finished(0), exit(12), log)
             .unwrap_err()
             .to_string();
         assert!(
-            message.contains("export it again") && message.contains("it is too new"),
+            message.contains("compress further") && message.contains("it has too little"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_refused_model_gets_the_words_that_this_program_has_for_it() {
+        let message = outcome(&board(), b"nothing", &finished(0), exit(11), vec![])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("it does not start with \"espalier\"")
+                && message.contains("export it again"),
             "{message}"
         );
     }
@@ -416,7 +434,7 @@ mod tests {
     #[test]
     fn a_failure_of_qemu_is_told_from_one_of_the_firmware() {
         for status in [exit(1), ExitStatus::from_raw(6)] {
-            let message = outcome(&board(), &finished(0), status, vec![])
+            let message = outcome(&board(), &[], &finished(0), status, vec![])
                 .unwrap_err()
                 .to_string();
             assert!(message.contains("qemu: nonsense"), "{message}");
@@ -429,7 +447,7 @@ mod tests {
         folder
             .write("stderr.txt", b"qemu: fatal: Lockup: can't escalate")
             .unwrap();
-        let message = outcome(&board(), &folder, ExitStatus::from_raw(6), vec![])
+        let message = outcome(&board(), &[], &folder, ExitStatus::from_raw(6), vec![])
             .unwrap_err()
             .to_string();
         assert!(message.contains("`stack` in board.toml"), "{message}");
@@ -440,7 +458,7 @@ mod tests {
         let folder = finished(0);
         folder.write("report.bin", &[]).unwrap();
         assert!(matches!(
-            outcome(&board(), &folder, exit(0), vec![]),
+            outcome(&board(), &[], &folder, exit(0), vec![]),
             Err(EmulatorError::NoReport)
         ));
     }

@@ -20,4 +20,30 @@ pub mod log;
 pub mod probe;
 pub mod toolchain;
 
+use shared::{Model, ParseError};
+
 pub use board::Board;
+
+/// The firmware refused a model. It only says that: it has the same check as this program, whose words for the reason
+/// would take a tenth of its flash.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the firmware refuses the model: {}", why(.reason))]
+pub struct RefusedModel {
+    /// Why this program refuses it as well.
+    pub reason: Option<ParseError>,
+}
+
+impl RefusedModel {
+    /// Checks these bytes of a file as the firmware did.
+    pub fn new(model: &[u8]) -> Self {
+        let reason = Model::parse(model).err();
+        Self { reason }
+    }
+}
+
+fn why(reason: &Option<ParseError>) -> String {
+    reason.map_or_else(
+        || "it is of another version than this program, build it again".to_owned(),
+        |reason| format!("{reason}; export it again with this version"),
+    )
+}

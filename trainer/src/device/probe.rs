@@ -21,6 +21,7 @@ use probe_rs::rtt::{self, ChannelMode, Rtt, ScanRegion};
 use probe_rs::{Core, MemoryInterface, Permissions, Session};
 use shared::report::{Exit, Report};
 
+use super::RefusedModel;
 use super::board::{Board, BoardError};
 use super::footprint::{FootprintError, symbol};
 use super::log::{Decoder, Words, WordsError};
@@ -101,6 +102,9 @@ pub enum ProbeError {
         "the firmware's log can not be read ({0}): did the firmware start? Press reset and try again"
     )]
     Log(#[from] rtt::Error),
+    /// The firmware refused the model.
+    #[error(transparent)]
+    Model(#[from] RefusedModel),
     /// The firmware stopped before it was done.
     #[error("the firmware stopped: {0:?}; its log says why")]
     Stopped(Exit),
@@ -167,7 +171,10 @@ pub fn flash(
         decoder: words.decoder(),
         on_log,
     };
-    listener.listen(&mut session.core(0)?, options)
+    match listener.listen(&mut session.core(0)?, options) {
+        Err(ProbeError::Stopped(Exit::ModelRefused)) => Err(RefusedModel::new(model).into()),
+        ended => ended,
+    }
 }
 
 /// The descriptions of all connected probes.
