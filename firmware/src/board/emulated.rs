@@ -34,7 +34,7 @@ impl Requests {
         Ok(Self {
             inputs,
             outputs,
-            count: bytes / input_bytes,
+            count: bytes.checked_div(input_bytes).unwrap_or(0),
         })
     }
 

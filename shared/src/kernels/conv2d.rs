@@ -36,11 +36,15 @@ impl Positions {
     /// output number `first`.
     pub fn at(&self, first: usize, position: usize) -> (usize, usize) {
         let width = self.output.width();
+        let at = |number: usize| {
+            let y = number.checked_div(width).unwrap_or(0); // no side is 0
+            (y, number - y * width)
+        };
         if self.pooled {
-            let (y, x) = (first / width, first % width);
+            let (y, x) = at(first);
             (POOL * y + position / POOL, POOL * x + position % POOL)
         } else {
-            ((first + position) / width, (first + position) % width)
+            at(first + position)
         }
     }
 }
@@ -143,8 +147,11 @@ pub fn conv2d(memory: Memory, conv: Conv2d) {
         } else {
             let staging = staging.get_mut(..rows * stride).unwrap_or_default();
             multiply(staging);
-            for (to, from) in outputs.chunks_mut(filters).zip(staging.chunks(stride)) {
-                to.copy_from_slice(from.get(..filters).unwrap_or_default());
+            for row in 0..count {
+                let to = outputs.get_mut(row * filters..(row + 1) * filters);
+                let from = staging.get(row * stride..).unwrap_or_default();
+                let bytes = to.unwrap_or_default().iter_mut().zip(from);
+                bytes.for_each(|(to, from)| *to = *from);
             }
         }
         conv.clamp.cut(outputs);
@@ -223,7 +230,10 @@ impl<'s> Gather<'s> {
             if let Some(start) = self.start(at) {
                 self.bring(tensors, self.whole, &[start], columns, position);
             } else {
-                columns.iter_mut().for_each(|column| column[position] = 0);
+                let of_position = columns
+                    .iter_mut()
+                    .filter_map(|column| column.get_mut(position));
+                of_position.for_each(|word| *word = 0);
                 let (runs, start) = self.cut(at);
                 self.bring(tensors, runs, &[start], columns, position);
             }

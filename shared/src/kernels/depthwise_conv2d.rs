@@ -76,17 +76,24 @@ pub fn depthwise_conv2d(memory: Memory, conv: DepthwiseConv2d) {
     let cells = memory.scratch.get_mut(..plane.words()).unwrap_or_default();
     cells.fill(0);
     let area = conv.window.kernel.area();
-    let multiplier = output.shape.channels() / input.shape.channels();
-    let filters = conv.params.weights.chunks_exact(area);
-    let filters = filters.zip(conv.params.channels.iter());
-    for (o, (weights, (bias, factor))) in filters.enumerate() {
+    let multiplier = output.shape.channels().checked_div(input.shape.channels());
+    let multiplier = multiplier.unwrap_or(1); // no side is 0
+    let channels = conv.params.channels.iter().take(output.shape.channels());
+    for (o, (bias, factor)) in channels.enumerate() {
+        let weights = conv.params.weights.get(o * area..(o + 1) * area);
         if o.is_multiple_of(multiplier) {
             let cells = bytemuck::cast_slice_mut(cells);
-            copy_channel(&conv, memory.tensors, o / multiplier, plane, cells);
+            copy_channel(
+                &conv,
+                memory.tensors,
+                o.checked_div(multiplier).unwrap_or(0),
+                plane,
+                cells,
+            );
         }
         let filter = Filter {
             window: conv.window,
-            weights,
+            weights: weights.unwrap_or_default(),
             bias,
             factor,
             zero_point: output.zero_point,
@@ -136,7 +143,7 @@ pub fn copy_plane(
 ) {
     for row in 0..runs.count {
         let source = from.get(start + row * runs.from_step..);
-        let source = source.unwrap_or_default().iter().step_by(step);
+        let source = source.unwrap_or_default().iter().step_by(step.max(1));
         let target = to.get_mut(runs.to + row * runs.to_step..);
         for (to, &x) in target
             .unwrap_or_default()
@@ -153,12 +160,16 @@ pub fn copy_plane(
 pub fn filter_plane(cells: &[u32], plane: Plane, filter: Filter, outputs: &mut [i8]) {
     let cells: &[i16] = bytemuck::cast_slice(cells);
     let (kernel, stride) = (filter.window.kernel, filter.window.stride);
-    let (width, channels) = (filter.output.width(), filter.output.channels());
+    let (width, channels) = (filter.output.width(), filter.output.channels().max(1));
     for (index, out) in outputs.iter_mut().step_by(channels).enumerate() {
-        let (y, x) = (index / width, index % width);
+        let y = index.checked_div(width).unwrap_or(0);
+        let x = index - y * width;
         let from = y * stride.height() * plane.stride + x * stride.width();
-        let rows = cells.get(from..).unwrap_or_default().chunks(plane.stride);
-        let weights = filter.weights.chunks(kernel.width());
+        let rows = cells
+            .get(from..)
+            .unwrap_or_default()
+            .chunks(plane.stride.max(1));
+        let weights = filter.weights.chunks(kernel.width().max(1));
         let products = rows.zip(weights).flat_map(|(row, weights)| {
             let pairs = row.iter().zip(weights);
             pairs.map(|(&x, &w)| i32::from(x) * i32::from(w))

@@ -52,7 +52,7 @@ impl<'a> Filters<'a> {
                     }
                     continue;
                 }
-                for (row, output) in target.rows.chunks_mut(target.stride).zip(outputs) {
+                for (row, output) in target.rows.chunks_mut(target.stride.max(1)).zip(outputs) {
                     if let Some(to) = row.get_mut(filter) {
                         *to = output;
                     }
@@ -95,8 +95,8 @@ pub fn sums(lanes: &[[u8; 4]], columns: &[Columns]) -> [[i32; POSITIONS]; 2] {
 
 /// The sum of two products, wrapping.
 pub fn product(a: [i16; 2], b: [i16; 2]) -> i32 {
-    let [first, second] = [0, 1].map(|i| i32::from(a[i]).wrapping_mul(i32::from(b[i])));
-    first.wrapping_add(second)
+    let [[a, c], [b, d]] = [a, b].map(|pair| pair.map(i32::from));
+    a.wrapping_mul(b).wrapping_add(c.wrapping_mul(d))
 }
 
 /// Rows of bytes to copy, such as those that a window covers.

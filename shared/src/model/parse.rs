@@ -256,7 +256,7 @@ impl<'a> Model<'a> {
             let reads = |step: Step| step.inputs.map(usize::from).contains(tensor);
             self.steps().any(reads)
         };
-        match (0..self.tensors.len() - 1).find(|tensor| !read(tensor)) {
+        match (0..usize::from(self.head.layer_count)).find(|tensor| !read(tensor)) {
             Some(tensor) => Err(ParseError::Unused { tensor }),
             None => Ok(()),
         }
@@ -270,7 +270,9 @@ impl<'a> Model<'a> {
         let mut places: Vec<Place, MAX_TENSORS> = Vec::new();
         // The list has room for every tensor, so no push is refused.
         let _ = places.push(self.input_place);
-        places.extend(self.steps().map(|step| step.place));
+        for step in self.steps() {
+            let _ = places.push(step.place);
+        }
         let peak = plan::check(&places, &demands, |tensor| self.kernel(tensor));
         let peak = peak.map_err(|tensor| ParseError::Plan { tensor })?;
         let side_by_side: u32 = demands.iter().map(Demand::aligned).sum();
