@@ -1,5 +1,6 @@
-//! Sets `espalier_dsp`, and `espalier_armv8m` beside it, where the target has the DSP instructions of Armv7E-M or Armv8-M. Cargo's own
-//! `target_feature = "dsp"` is not told to stable builds for these targets, so their names and CPUs have to do.
+//! Sets `espalier_dsp` where the target has the DSP instructions of Armv7E-M or Armv8-M, and `espalier_armv8m` beside it
+//! for the latter. Cargo's own `target_feature = "dsp"` is not told to stable builds for these targets, so their names
+//! and CPUs have to do.
 
 use std::env;
 

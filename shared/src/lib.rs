@@ -1,7 +1,11 @@
 //! The part of espalier that host and chip share: what a layer is, how int8
 //! arithmetic rounds, the kernels, the memory plan and the model file.
 //!
-//! No standard library and no allocation. An application on a chip needs three
+//! No standard library, no allocation, and no panic: behind [`Model::parse`] nothing
+//! can fail, and before it everything ends in a [`ParseError`]. (`tests/panics.rs`
+//! looks at the calls of the compiled engine.) Functions of [`layer`], [`arith`] and
+//! [`kernels`] ask for the ranges that their comments state; with other arguments
+//! they may give anything, and panic where overflow checks are on. An application on a chip needs three
 //! calls:
 //!
 //! ```
@@ -19,8 +23,8 @@
 //! |---|---|
 //! | [`layer`] | each layer's parameters, shape rule and cost, once |
 //! | [`arith`] | requantisation: multipliers, shifts, rounding |
-//! | [`kernels`] | portable reference kernels, one file per layer kind |
-//! | [`plan`] | which tensor lies where in the arena |
+//! | [`kernels`] | portable reference kernels, one file per layer kind, and faster ones |
+//! | [`plan`] | which bytes of the arena a tensor may take |
 //! | [`model`] | the model file: header, descriptor, weights; [`Model::parse`] |
 //! | [`engine`] | one inference |
 //! | [`golden`] | self-test inputs from a seed |

@@ -44,10 +44,10 @@ impl Demand {
         }
     }
 
-    /// Bytes of tensor and scratch, each up to a multiple of [`ALIGN`]. They sum to
-    /// less than 2^32: a tensor has at most [`crate::layer::MAX_ELEMENTS`] bytes.
-    pub fn aligned(&self) -> u32 {
-        self.size.next_multiple_of(ALIGN) + self.scratch.next_multiple_of(ALIGN)
+    /// Bytes of tensor and scratch, each up to a multiple of [`ALIGN`].
+    pub fn aligned(&self) -> u64 {
+        let aligned = |bytes: u32| u64::from(bytes.next_multiple_of(ALIGN));
+        aligned(self.size) + aligned(self.scratch)
     }
 }
 

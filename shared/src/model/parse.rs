@@ -275,8 +275,8 @@ impl<'a> Model<'a> {
         }
         let peak = plan::check(&places, &demands, |tensor| self.kernel(tensor));
         let peak = peak.map_err(|tensor| ParseError::Plan { tensor })?;
-        let side_by_side: u32 = demands.iter().map(Demand::aligned).sum();
-        if peak > side_by_side {
+        let side_by_side: u64 = demands.iter().map(Demand::aligned).sum();
+        if u64::from(peak) > side_by_side {
             return Err(ParseError::Arena { bytes: peak });
         }
         self.arena_bytes = peak + plan::ALIGN - 1;
