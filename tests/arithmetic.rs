@@ -268,7 +268,7 @@ proptest! {
         let usual = f64::from_bits(bits & ((1 << 52) - 1) | exponent << 52);
         // A half and its neighbours, times a power of two that makes it a tie.
         let half = f64::from_bits((0.5f64.to_bits() - exponent % 8) + bits % 3);
-        for factor in [any, usual, half] {
+        for factor in [any, usual, half, 0.0, -0.0] {
             if factor.is_finite() {
                 let x = if ties { x >> (bits % 31) | 1 } else { x };
                 prop_assert_eq!(scale(x, factor), scale_in_f64(x, factor), "{} {:e}", x, factor);
