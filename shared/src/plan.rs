@@ -240,7 +240,7 @@ mod tests {
         // is needed from position 2 on.
         let rows = 8;
         let lag = lag(&positions(rows, 3, 16, false));
-        assert_eq!(lag, ((rows + 4) - 3 + 0) as i64 * 16);
+        assert_eq!(lag, (rows as i64 + 1) * 16);
     }
 
     #[test]

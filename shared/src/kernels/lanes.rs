@@ -108,6 +108,6 @@ mod tests {
 
     #[test]
     fn a_segment_fits_24_bits() {
-        assert!(2 * SEGMENT * 128 * 255 < 1 << 23);
+        const { assert!(2 * SEGMENT * 128 * 255 < 1 << 23) };
     }
 }
