@@ -5,8 +5,8 @@
 //! whose lifetimes do not touch share bytes, and so do the input and the output of
 //! a layer whose kernel reads ahead of what it writes.
 
-use crate::kernels::conv2d::{POOL, Positions};
-use crate::kernels::overlap;
+use crate::kernels::conv2d::Positions;
+use crate::kernels::{Way, overlap};
 use crate::layer::{Layer, Shape};
 use crate::model::Place;
 
@@ -65,8 +65,8 @@ pub enum Kernel {
 }
 
 impl Kernel {
-    /// The kernel of a layer; `pooled`: with the max pool behind it.
-    pub fn of(layer: &Layer, input: Shape, output: Shape, pooled: bool) -> Self {
+    /// The kernel of a layer.
+    pub fn of(layer: &Layer, input: Shape, output: Shape, way: Way) -> Self {
         match (layer, layer.window(input)) {
             (Layer::Add(_), _) => Self::Elementwise,
             (Layer::DepthwiseConv2d(_), _) if input == output => Self::ChannelByChannel,
@@ -74,7 +74,7 @@ impl Kernel {
                 window,
                 input,
                 output,
-                pooled,
+                way,
             }),
             _ => Self::Other,
         }
@@ -114,13 +114,9 @@ pub fn lag(positions: &Positions) -> i64 {
     let mut needed = input.len();
     let mut lag = i64::MIN;
     for first in (0..count).step_by(group).rev() {
-        let written = (first + group).min(count) * output.channels();
-        lag = lag.max(written as i64 - needed as i64);
-        let tile = 0..if positions.pooled {
-            POOL * POOL
-        } else {
-            written / output.channels() - first
-        };
+        let end = (first + group).min(count);
+        lag = lag.max((end * output.channels()) as i64 - needed as i64);
+        let tile = 0..(end - first) * positions.pooled();
         let starts = tile.map(|position| start(positions.at(first, position)));
         needed = needed.min(starts.min().unwrap_or(needed));
     }
@@ -212,26 +208,26 @@ mod tests {
     use super::*;
     use crate::layer::{Padding, Size2, Window};
 
-    fn positions(side: usize, kernel: u8, filters: usize, pooled: bool) -> Positions {
+    fn positions(side: usize, kernel: u8, filters: usize, way: Way) -> Positions {
         let window = Window {
             kernel: Size2::new(kernel, kernel).unwrap(),
             stride: Size2::ONE,
             padding: Padding::Same,
         };
-        let out = if pooled { side / 2 } else { side };
+        let out = if way.pooled { side / 2 } else { side };
         Positions {
             window,
             input: Shape::new(side, side, 16).unwrap(),
             output: Shape::new(out, out, filters).unwrap(),
-            pooled,
+            way,
         }
     }
 
     #[test]
     fn a_pointwise_layer_writes_behind_what_it_reads() {
-        assert_eq!(lag(&positions(8, 1, 16, false)), 0);
+        assert_eq!(lag(&positions(8, 1, 16, Way::default())), 0);
         // At the last tile all is written and four positions were still to be read.
-        assert_eq!(lag(&positions(8, 1, 32, false)), 64 * 32 - 64 * 16);
+        assert_eq!(lag(&positions(8, 1, 32, Way::default())), 64 * 32 - 64 * 16);
     }
 
     #[test]
@@ -239,17 +235,20 @@ mod tests {
         // Before the last row of 8 is written up to position 7, the row before it
         // is needed from position 2 on.
         let rows = 8;
-        let lag = lag(&positions(rows, 3, 16, false));
+        let lag = lag(&positions(rows, 3, 16, Way::default()));
         assert_eq!(lag, (rows as i64 + 1) * 16);
     }
 
     #[test]
     fn no_byte_is_written_before_it_was_read_last() {
+        let way = |pooled, sparse| Way { pooled, sparse };
         for positions in [
-            positions(7, 3, 16, false),
-            positions(6, 2, 5, false),
-            positions(8, 3, 24, true),
-            positions(9, 5, 40, false),
+            positions(7, 3, 16, way(false, false)),
+            positions(7, 3, 16, way(false, true)),
+            positions(6, 2, 5, way(false, false)),
+            positions(8, 3, 24, way(true, false)),
+            positions(10, 3, 24, way(true, true)),
+            positions(9, 5, 40, way(false, true)),
         ] {
             let lag = lag(&positions);
             let clash = |lag: i64| clashes(&positions, lag);
@@ -271,7 +270,7 @@ mod tests {
         let count = output.height() * output.width();
         for first in (0..count).step_by(positions.group()) {
             let outputs = positions.group().min(count - first);
-            for position in 0..if positions.pooled { 4 } else { outputs } {
+            for position in 0..outputs * positions.pooled() {
                 let (y, x) = positions.at(first, position);
                 for (ky, kx) in (0..window.kernel.height())
                     .flat_map(|y| (0..window.kernel.width()).map(move |x| (y, x)))

@@ -61,7 +61,11 @@ pub fn documented() -> ModelFile {
         },
         resize: Resize::Stretch,
         classes: vec!["no".into(), "yes".into()],
-        layers: vec![WrittenLayer { node, block }],
+        layers: vec![WrittenLayer {
+            node,
+            block,
+            sparse: false,
+        }],
         golden: 1,
     }
 }
@@ -403,7 +407,11 @@ impl Builder {
             },
             output,
         };
-        self.layers.push(WrittenLayer { node, block });
+        self.layers.push(WrittenLayer {
+            node,
+            block,
+            sparse: false,
+        });
         for &source in sources {
             self.tensors[source].read = true;
         }

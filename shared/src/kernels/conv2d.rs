@@ -1,11 +1,13 @@
 //! Convolution.
 //!
 //! Four output positions at a time are gathered into columns of 16-bit numbers
-//! and multiplied with two filters at a time, [`tile`](super::tile).
+//! and multiplied with two filters at a time, [`tile`]; or eight, with the weights
+//! of one filter that are not 0, [`sparse`].
 
 use super::lanes::words;
-use super::tile::{Columns, POSITIONS, Runs, Taps, Target};
-use super::{ConvParams, Memory, View, overlap, target};
+use super::sparse::{self, Column, QUAD};
+use super::tile::{Columns, Runs, Taps, Target};
+use super::{ConvParams, Memory, View, Way, Weights, overlap, target, tile};
 use crate::arith::Clamp;
 use crate::layer::{Shape, Window};
 
@@ -13,7 +15,7 @@ use crate::layer::{Shape, Window};
 pub const POOL: usize = 2;
 
 /// The positions of a convolution's windows, in the order in which they are
-/// computed: four at a time or, pooled, the four of one output at a time.
+/// computed: one tile at a time or, pooled, those of one or two outputs.
 #[derive(Clone, Copy, Debug)]
 pub struct Positions {
     /// Window.
@@ -22,14 +24,29 @@ pub struct Positions {
     pub input: Shape,
     /// Shape that is written.
     pub output: Shape,
-    /// Whether of each 2x2 positions only the largest is written, per channel.
-    pub pooled: bool,
+    /// Whether of each 2x2 positions only the largest is written, per channel, and
+    /// how many positions make a tile.
+    pub way: Way,
 }
 
 impl Positions {
+    /// Positions of one tile, a multiple of [`QUAD`].
+    pub fn tile(&self) -> usize {
+        if self.way.sparse {
+            sparse::POSITIONS
+        } else {
+            tile::POSITIONS
+        }
+    }
+
+    /// Positions of which one output is made.
+    pub fn pooled(&self) -> usize {
+        if self.way.pooled { POOL * POOL } else { 1 }
+    }
+
     /// Outputs, per channel, that are written at a time.
     pub fn group(&self) -> usize {
-        if self.pooled { 1 } else { POSITIONS }
+        self.tile() / self.pooled()
     }
 
     /// Row and column of the window at a position of the tile that starts with
@@ -40,9 +57,10 @@ impl Positions {
             let y = number.checked_div(width).unwrap_or(0); // no side is 0
             (y, number - y * width)
         };
-        if self.pooled {
-            let (y, x) = at(first);
-            (POOL * y + position / POOL, POOL * x + position % POOL)
+        if self.way.pooled {
+            let (y, x) = at(first + position / QUAD);
+            let (down, right) = (position % QUAD / POOL, position % POOL);
+            (POOL * y + down, POOL * x + right)
         } else {
             at(first + position)
         }
@@ -67,21 +85,41 @@ pub struct Conv2d<'a> {
 }
 
 /// Bytes of scratch of [`conv2d`], a multiple of 4.
-pub fn scratch_bytes(fan_in: usize, input: Shape, output: Shape, pooled: bool) -> usize {
-    let rows = if pooled { 1 } else { POSITIONS };
-    let filters = output.channels();
-    let positions = output.height() * output.width();
-    let staging = if filters.is_multiple_of(2) && positions.is_multiple_of(rows) {
+pub fn scratch_bytes(fan_in: usize, input: Shape, output: Shape, way: Way) -> usize {
+    let (filters, positions) = (output.channels(), output.height() * output.width());
+    let tile = if way.sparse {
+        sparse::POSITIONS
+    } else {
+        tile::POSITIONS
+    };
+    let rows = if way.pooled { tile / QUAD } else { tile };
+    let stride = stride(filters, way);
+    let staging = if stride == filters && positions.is_multiple_of(rows) {
         0
     } else {
-        rows * filters.next_multiple_of(2)
+        rows * stride
     };
-    4 * (column_words(fan_in) + taps(fan_in, input).div_ceil(2) + staging.div_ceil(4))
+    let columns = if way.sparse {
+        fan_in * size_of::<Column>() / 4
+    } else {
+        column_words(fan_in) + taps(fan_in, input).div_ceil(2)
+    };
+    4 * (columns + staging.div_ceil(4))
+}
+
+/// Outputs that are written at one position: where two filters share their weights,
+/// an even number.
+fn stride(filters: usize, way: Way) -> usize {
+    if way.sparse {
+        filters
+    } else {
+        filters.next_multiple_of(2)
+    }
 }
 
 /// Words of the columns of `fan_in` taps.
 fn column_words(fan_in: usize) -> usize {
-    2 * fan_in.div_ceil(4) * POSITIONS
+    2 * fan_in.div_ceil(4) * tile::POSITIONS
 }
 
 /// How many taps are brought to their place one by one: none where they come four
@@ -98,55 +136,89 @@ fn taps(fan_in: usize, input: Shape) -> usize {
 /// rounded twice as TensorFlow Lite's reference does for convolutions. Where it
 /// is pooled, the largest accumulator may be found first: scaling keeps the order.
 ///
-/// Padding stands for real 0. Positions are written in order, four at a time or,
-/// pooled, one at a time, after their windows have been read, so that the output
-/// may overlap the input as far as [`crate::plan::lag`] says.
+/// Padding stands for real 0. Positions are written in order, a tile at a time,
+/// after their windows have been read, so that the output may overlap the input as
+/// far as [`crate::plan::lag`] says.
 pub fn conv2d(memory: Memory, conv: Conv2d) {
-    let Conv2d { input, output, .. } = conv;
-    let filters = output.shape.channels();
-    let stride = filters.next_multiple_of(2);
-    let fan_in = conv.params.weights.fan_in();
-    let (columns, rest) = split(memory.scratch, column_words(fan_in));
-    // Words of fewer than four taps, and padding, stay real 0.
-    columns.fill(0);
-    let columns = columns.as_chunks_mut().0;
-    let count = taps(fan_in, input.shape);
-    let (places, staging) = split(rest, count.div_ceil(2));
-    let places = bytemuck::cast_slice_mut(places).get_mut(..count);
-    let taps = (count > 0).then(|| Taps::new(places.unwrap_or_default()));
+    let Conv2d { window, input, .. } = conv;
+    let ConvParams { weights, channels } = conv.params;
+    let Some(fan_in) = window.kernel.area().checked_mul(input.shape.channels()) else {
+        return; // parse lets no such layer through
+    };
+    match weights {
+        Weights::Lanes(weights) => {
+            let (columns, rest) = split(memory.scratch, column_words(fan_in));
+            // Words of fewer than four taps, and padding, stay real 0.
+            columns.fill(0);
+            let count = taps(fan_in, input.shape);
+            let (places, staging) = split(rest, count.div_ceil(2));
+            let places = bytemuck::cast_slice_mut(places).get_mut(..count);
+            let filters = target::Filters::new(ConvParams { weights, channels });
+            let tile = LaneTile {
+                columns: columns.as_chunks_mut().0,
+                words: words(fan_in),
+                taps: (count > 0).then(|| Taps::new(places.unwrap_or_default())),
+                zero_point: input.zero_point,
+                filters,
+            };
+            walk(memory.tensors, staging, &conv, false, tile);
+        }
+        Weights::Sparse(weights) => {
+            let words = fan_in * size_of::<Column>() / 4;
+            let (columns, staging) = split(memory.scratch, words);
+            let columns = bytemuck::cast_slice_mut::<_, i16>(columns).as_chunks_mut().0;
+            let tile = SparseTile {
+                columns,
+                zero_point: input.zero_point as i16,
+                filters: target::SparseFilters::new(ConvParams { weights, channels }),
+            };
+            walk(memory.tensors, staging, &conv, true, tile);
+        }
+    }
+}
+
+/// Computes all tiles.
+fn walk(
+    tensors: &mut [i8],
+    staging: &mut [u32],
+    conv: &Conv2d,
+    sparse: bool,
+    mut tile: impl Tile,
+) {
+    let (input, output) = (conv.input, conv.output);
+    let way = Way {
+        pooled: conv.pooled,
+        sparse,
+    };
     let walk = Positions {
         window: conv.window,
         input: input.shape,
         output: output.shape,
-        pooled: conv.pooled,
+        way,
     };
-    let gather = Gather::new(&walk, input, taps);
+    let gather = Gather::new(walk, input);
     let staging: &mut [i8] = bytemuck::cast_slice_mut(staging);
-    let all = target::Filters::new(conv.params);
-
+    let filters = output.shape.channels();
+    let stride = stride(filters, way);
     let rows = walk.group();
     let positions = output.shape.height() * output.shape.width();
     for first in (0..positions).step_by(rows) {
-        gather.tile(memory.tensors, |position| walk.at(first, position), columns);
+        gather.tile(tensors, first, &mut tile);
         let count = rows.min(positions - first);
         let start = output.start + first * filters;
-        let whole = memory.tensors.get_mut(start..start + count * filters);
-        let outputs = whole.unwrap_or_default();
-        let multiply = |rows: &mut [i8]| {
-            let columns = columns.get(..words(fan_in));
-            let to = Target {
-                rows,
-                stride,
-                zero_point: output.zero_point,
-                pooled: conv.pooled,
-            };
-            all.multiply(columns.unwrap_or_default(), to);
+        let outputs = tensors.get_mut(start..start + count * filters);
+        let outputs = outputs.unwrap_or_default();
+        let target = |rows| Target {
+            rows,
+            stride,
+            zero_point: output.zero_point,
+            pooled: conv.pooled,
         };
         if count == rows && stride == filters {
-            multiply(outputs);
+            tile.multiply(target(&mut *outputs));
         } else {
             let staging = staging.get_mut(..rows * stride).unwrap_or_default();
-            multiply(staging);
+            tile.multiply(target(&mut *staging));
             for row in 0..count {
                 let to = outputs.get_mut(row * filters..(row + 1) * filters);
                 let from = staging.get(row * stride..).unwrap_or_default();
@@ -158,13 +230,81 @@ pub fn conv2d(memory: Memory, conv: Conv2d) {
     }
 }
 
+/// What the windows of a tile cover, and the filters that it meets.
+trait Tile {
+    /// Brings rows of bytes in: of position `first` the rows that begin at the first
+    /// of `starts`, and so on.
+    fn bring(&mut self, tensors: &[i8], runs: Runs, starts: &[usize], first: usize);
+
+    /// Makes all of one position padding.
+    fn clear(&mut self, position: usize);
+
+    /// Writes the outputs of all filters, without an activation.
+    fn multiply(&self, target: Target);
+}
+
+/// For [`super::lanes`].
+struct LaneTile<'a> {
+    columns: &'a mut [Columns],
+    words: usize,
+    /// Where each tap goes, where not four channels at a time are widened.
+    taps: Option<Taps<'a>>,
+    zero_point: i32,
+    filters: target::Filters<'a>,
+}
+
+impl Tile for LaneTile<'_> {
+    fn bring(&mut self, tensors: &[i8], runs: Runs, starts: &[usize], first: usize) {
+        let (zero_point, columns) = (self.zero_point, &mut *self.columns);
+        match self.taps {
+            None => target::widen_rows(tensors, runs, starts, zero_point, columns, first),
+            Some(taps) => target::scatter(tensors, runs, starts, zero_point, columns, first, taps),
+        }
+    }
+
+    fn clear(&mut self, position: usize) {
+        let words = self.columns.iter_mut();
+        words
+            .filter_map(|column| column.get_mut(position))
+            .for_each(|word| *word = 0);
+    }
+
+    fn multiply(&self, target: Target) {
+        let columns = self.columns.get(..self.words).unwrap_or_default();
+        self.filters.multiply(columns, target);
+    }
+}
+
+/// For [`super::sparse`].
+struct SparseTile<'a> {
+    columns: &'a mut [Column],
+    zero_point: i16,
+    filters: target::SparseFilters<'a>,
+}
+
+impl Tile for SparseTile<'_> {
+    fn bring(&mut self, tensors: &[i8], runs: Runs, starts: &[usize], first: usize) {
+        target::spread(tensors, runs, starts, self.columns, first);
+    }
+
+    fn clear(&mut self, position: usize) {
+        let taps = self.columns.iter_mut();
+        taps.filter_map(|column| column.get_mut(position))
+            .for_each(|x| *x = self.zero_point);
+    }
+
+    fn multiply(&self, target: Target) {
+        self.filters.multiply(self.columns, target);
+    }
+}
+
 fn split<T>(slice: &mut [T], at: usize) -> (&mut [T], &mut [T]) {
     slice.split_at_mut_checked(at).unwrap_or_default()
 }
 
-/// Brings windows into columns.
-struct Gather<'s> {
-    window: Window,
+/// Brings windows into tiles.
+struct Gather {
+    walk: Positions,
     input: View,
     /// Zeroes above and to the left of the input.
     padding: (usize, usize),
@@ -172,31 +312,28 @@ struct Gather<'s> {
     inside: (usize, usize),
     /// The rows of such a window; they start at 0.
     whole: Runs,
-    /// Rows and columns from the first position of a tile to the last.
+    /// Rows and columns from the first position of four to the last.
     corner: (usize, usize),
     /// Bytes from the window of the first position to that of each.
-    steps: [usize; POSITIONS],
-    /// Where each tap goes, where not four channels at a time are widened.
-    taps: Option<Taps<'s>>,
+    steps: [usize; QUAD],
 }
 
-impl<'s> Gather<'s> {
-    fn new(positions: &Positions, input: View, taps: Option<Taps<'s>>) -> Self {
-        let Positions { window, pooled, .. } = *positions;
-        let (kernel, stride) = (window.kernel, window.stride);
+impl Gather {
+    fn new(walk: Positions, input: View) -> Self {
+        let (kernel, stride) = (walk.window.kernel, walk.window.stride);
         let (shape, channels) = (input.shape, input.shape.channels());
         let starts = |input: usize, kernel: usize| (input + 1).saturating_sub(kernel);
         let (row, bytes) = (shape.width() * channels, kernel.width() * channels);
         let (down, right) = (stride.height() * row, stride.width() * channels);
-        let (corner, steps) = if pooled {
+        let (corner, steps) = if walk.way.pooled {
             ((1, 1), [0, right, down, down + right])
         } else {
             ((0, 3), [0, right, 2 * right, 3 * right])
         };
         Self {
-            window,
+            walk,
             input,
-            padding: window.padding_before(shape),
+            padding: walk.window.padding_before(shape),
             inside: (
                 starts(shape.height(), kernel.height()),
                 starts(shape.width(), kernel.width()),
@@ -210,55 +347,43 @@ impl<'s> Gather<'s> {
             },
             corner,
             steps,
-            taps,
         }
     }
 
-    /// Brings what the windows of a tile cover into the columns; padding is real 0.
+    /// Brings in what the windows of a tile cover, four positions at a time.
     /// Positions behind the last one cover nothing.
-    fn tile(&self, tensors: &[i8], at: impl Fn(usize) -> (usize, usize), columns: &mut [Columns]) {
-        let (first, last) = (at(0), at(POSITIONS - 1));
+    fn tile(&self, tensors: &[i8], first: usize, tile: &mut impl Tile) {
+        for quad in (0..self.walk.tile()).step_by(QUAD) {
+            self.quad(tensors, first, quad, tile);
+        }
+    }
+
+    fn quad(&self, tensors: &[i8], first: usize, quad: usize, tile: &mut impl Tile) {
+        let at = |position| self.walk.at(first, quad + position);
+        let (start, last) = (at(0), at(QUAD - 1));
         // Both corners of a pool's window, or the ends of a part of a row.
-        let block = last == (first.0 + self.corner.0, first.1 + self.corner.1);
-        let ends = (self.start(first), self.start(last));
+        let block = last == (start.0 + self.corner.0, start.1 + self.corner.1);
+        let ends = (self.start(start), self.start(last));
         if let (true, (Some(start), Some(_))) = (block, ends) {
             let starts = self.steps.map(|step| start + step);
-            return self.bring(tensors, self.whole, &starts, columns, 0);
+            return tile.bring(tensors, self.whole, &starts, quad);
         }
-        for position in 0..POSITIONS {
+        for position in 0..QUAD {
             let at = at(position);
             if let Some(start) = self.start(at) {
-                self.bring(tensors, self.whole, &[start], columns, position);
+                tile.bring(tensors, self.whole, &[start], quad + position);
             } else {
-                let of_position = columns
-                    .iter_mut()
-                    .filter_map(|column| column.get_mut(position));
-                of_position.for_each(|word| *word = 0);
+                tile.clear(quad + position);
                 let (runs, start) = self.cut(at);
-                self.bring(tensors, runs, &[start], columns, position);
+                tile.bring(tensors, runs, &[start], quad + position);
             }
-        }
-    }
-
-    fn bring(
-        &self,
-        tensors: &[i8],
-        runs: Runs,
-        starts: &[usize],
-        columns: &mut [Columns],
-        first: usize,
-    ) {
-        let zero_point = self.input.zero_point;
-        match self.taps {
-            None => target::widen_rows(tensors, runs, starts, zero_point, columns, first),
-            Some(taps) => target::scatter(tensors, runs, starts, zero_point, columns, first, taps),
         }
     }
 
     /// Where a window starts that covers no padding.
     #[inline(always)]
     fn start(&self, (y, x): (usize, usize)) -> Option<usize> {
-        let (stride, (top, left)) = (self.window.stride, self.padding);
+        let (stride, (top, left)) = (self.walk.window.stride, self.padding);
         // Above and left of the input they wrap, and are too large as well.
         let row = (y * stride.height()).wrapping_sub(top);
         let column = (x * stride.width()).wrapping_sub(left);
@@ -269,7 +394,7 @@ impl<'s> Gather<'s> {
     /// The rows of a window that are inside the input, and where the first starts.
     #[inline(never)]
     fn cut(&self, (y, x): (usize, usize)) -> (Runs, usize) {
-        let (kernel, stride) = (self.window.kernel, self.window.stride);
+        let Window { kernel, stride, .. } = self.walk.window;
         let (shape, (top, left)) = (self.input.shape, self.padding);
         let channels = shape.channels();
         let rows = overlap(y, stride.height(), top, kernel.height(), shape.height());

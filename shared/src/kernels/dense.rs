@@ -1,7 +1,7 @@
 //! Fully connected layer.
 
 use super::lanes::{Lanes, SEGMENT, words};
-use super::{DenseParams, Input, Output, target, tile};
+use super::{DenseParams, Input, Output, Weights, target, tile};
 use crate::arith::scale;
 
 /// Bytes of scratch of [`dense`], a multiple of 4.
@@ -13,25 +13,43 @@ pub fn scratch_bytes(fan_in: usize, units: usize) -> usize {
 /// rounded once as TensorFlow Lite's reference does for fully connected layers.
 ///
 /// A segment of the input is widened to 16 bits and meets all units before the
-/// next one is.
+/// next one is; sparse weights take it as it is.
 pub fn dense(input: Input, params: DenseParams, output: Output, scratch: &mut [u32]) {
+    match params.weights {
+        Weights::Lanes(lanes) => {
+            let sums = sums(input, lanes, output.data.len(), scratch);
+            finish(sums.iter().copied(), params, output);
+        }
+        Weights::Sparse(weights) => {
+            let dot = |unit| target::dot(unit, input.data);
+            finish(weights.filters().map(dot), params, output);
+        }
+    }
+}
+
+/// Brings accumulators to the scale of the output.
+fn finish(sums: impl Iterator<Item = i32>, params: DenseParams, output: Output) {
+    let sums = sums.zip(params.units());
+    for (out, (sum, (bias, factor))) in output.data.iter_mut().zip(sums) {
+        let scaled = scale(bias.wrapping_add(sum), factor);
+        *out = output.clamp.apply(scaled.saturating_add(output.zero_point));
+    }
+}
+
+/// The sums of products of each unit.
+fn sums<'s>(input: Input, lanes: Lanes, units: usize, scratch: &'s mut [u32]) -> &'s [i32] {
     let fan_in = input.data.len();
     let wide = (fan_in.div_ceil(4) * 2).min(SEGMENT);
     let (wide, sums) = scratch.split_at_mut_checked(wide).unwrap_or_default();
     let (sums, _) = bytemuck::cast_slice_mut(sums).as_chunks_mut::<2>();
-    let pairs = output.data.len().div_ceil(2);
-    let sums = sums.get_mut(..pairs).unwrap_or_default();
+    let sums = sums.get_mut(..units.div_ceil(2)).unwrap_or_default();
     sums.fill([0; 2]);
     for (index, segment) in input.data.chunks(2 * SEGMENT).enumerate() {
         widen_row(segment, input.zero_point, wide);
         let wide = wide.get(..words(segment.len())).unwrap_or_default();
-        target::dot_pairs(wide, params.weights, index * SEGMENT, sums);
+        target::dot_pairs(wide, lanes, index * SEGMENT, sums);
     }
-    let sums = sums.as_flattened().iter().zip(params.units());
-    for (out, (sum, (bias, factor))) in output.data.iter_mut().zip(sums) {
-        let scaled = scale(bias.wrapping_add(*sum), factor);
-        *out = output.clamp.apply(scaled.saturating_add(output.zero_point));
-    }
+    sums.as_flattened()
 }
 
 /// Widens up to 2 [`SEGMENT`] inputs in the order of [`super::lanes`], less the

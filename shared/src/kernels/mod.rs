@@ -14,12 +14,14 @@ mod dsp;
 pub mod lanes;
 pub mod pool2d;
 pub mod softmax;
+pub mod sparse;
 pub mod target;
 pub mod tile;
 
 use core::ops::Range;
 
 use self::lanes::Lanes;
+use self::sparse::Sparse;
 use crate::arith::{Clamp, Multiplier};
 use crate::layer::{Layer, Shape, Window};
 
@@ -93,12 +95,21 @@ impl<'a> Channels<'a> {
     }
 }
 
+/// Weights of a convolution or a dense layer.
+#[derive(Clone, Copy, Debug)]
+pub enum Weights<'a> {
+    /// All of them.
+    Lanes(Lanes<'a>),
+    /// Those that are not 0.
+    Sparse(Sparse<'a>),
+}
+
 /// Parameters of a convolution, in place in the model file.
 #[derive(Clone, Copy, Debug)]
-pub struct ConvParams<'a> {
+pub struct ConvParams<'a, W = Weights<'a>> {
     /// Weights.
-    pub weights: Lanes<'a>,
-    /// Biases and factors.
+    pub weights: W,
+    /// Biases and factors; of sparse weights, [`sparse::bias`].
     pub channels: Channels<'a>,
 }
 
@@ -115,9 +126,9 @@ pub struct DepthwiseParams<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct DenseParams<'a> {
     /// Weights.
-    pub weights: Lanes<'a>,
+    pub weights: Weights<'a>,
     /// One per unit, in units of input scale x weight scale; an even number, as of
-    /// [`Channels`].
+    /// [`Channels`]. Of sparse weights, [`sparse::bias`].
     pub bias: &'a [[u8; 4]],
     /// One `f64` factor per bias.
     pub factors: &'a [[u8; 8]],
@@ -133,17 +144,25 @@ impl<'a> DenseParams<'a> {
     }
 }
 
+/// How a layer is computed, as far as its memory depends on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Way {
+    /// With the max pool behind it.
+    pub pooled: bool,
+    /// From [`sparse`] weights.
+    pub sparse: bool,
+}
+
 /// Bytes of scratch that a layer's kernel may use, a multiple of 4. The same for
-/// every target, so that a model needs the same arena everywhere. `pooled`: with
-/// the max pool behind it.
-pub fn scratch_bytes(layer: &Layer, input: Shape, output: Shape, pooled: bool) -> usize {
+/// every target, so that a model needs the same arena everywhere.
+pub fn scratch_bytes(layer: &Layer, input: Shape, output: Shape, way: Way) -> usize {
     let fan_in = layer.params(input).map_or(0, |params| params.fan_in);
     match (layer, layer.window(input)) {
-        (Layer::Conv2d(_), _) => conv2d::scratch_bytes(fan_in, input, output, pooled),
+        (Layer::Conv2d(_), _) => conv2d::scratch_bytes(fan_in, input, output, way),
         (Layer::DepthwiseConv2d(_), Some(window)) => {
             4 * depthwise_conv2d::Plane::new(window, output).words()
         }
-        (Layer::Dense(_), _) => dense::scratch_bytes(fan_in, output.channels()),
+        (Layer::Dense(_), _) if !way.sparse => dense::scratch_bytes(fan_in, output.channels()),
         _ => 0,
     }
 }

@@ -2,7 +2,8 @@
 
 #[cfg(espalier_dsp)]
 pub use super::dsp::{
-    Filters, add, copy_plane, dot_pairs, filter_plane, max_pool2d, scatter, widen_all, widen_rows,
+    Filters, SparseFilters, add, copy_plane, dot, dot_pairs, filter_plane, max_pool2d, scatter,
+    spread, widen_all, widen_rows,
 };
 #[cfg(not(espalier_dsp))]
 pub use super::{
@@ -10,5 +11,6 @@ pub use super::{
     dense::{dot_pairs, widen_all},
     depthwise_conv2d::{copy_plane, filter_plane},
     pool2d::max_pool2d,
+    sparse::{SparseFilters, dot, spread},
     tile::{Filters, scatter, widen_rows},
 };

@@ -2,7 +2,7 @@
 //! is here is portable; [`super::target`] chooses.
 
 use super::ConvParams;
-use super::lanes::{SEGMENT, lane_of};
+use super::lanes::{Lanes, SEGMENT, lane_of};
 use crate::arith::Multiplier;
 
 /// Positions of one tile.
@@ -29,11 +29,11 @@ pub struct Target<'a> {
 
 /// The filters of a convolution.
 #[derive(Clone, Copy, Debug)]
-pub struct Filters<'a>(ConvParams<'a>);
+pub struct Filters<'a>(ConvParams<'a, Lanes<'a>>);
 
 impl<'a> Filters<'a> {
     /// Of these parameters.
-    pub fn new(params: ConvParams<'a>) -> Self {
+    pub fn new(params: ConvParams<'a, Lanes<'a>>) -> Self {
         Self(params)
     }
 

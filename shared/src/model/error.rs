@@ -105,6 +105,21 @@ pub enum ParseError {
         /// Channel.
         channel: usize,
     },
+    /// Sparse weights of a layer that has none.
+    #[error("layer {layer} cannot have sparse weights")]
+    Layout {
+        /// Layer.
+        layer: usize,
+    },
+    /// Entries of sparse weights that are not there, or whose taps do not grow or
+    /// are more than there are.
+    #[error("layer {layer}, filter {filter}: its sparse weights are damaged")]
+    Entries {
+        /// Layer.
+        layer: usize,
+        /// Filter or unit.
+        filter: usize,
+    },
     /// A tensor that nobody reads.
     #[error("tensor {tensor} is written and never read")]
     Unused {

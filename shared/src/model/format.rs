@@ -4,14 +4,14 @@
 use serde::{Deserialize, Serialize};
 
 use crate::arith::Clamp;
-use crate::kernels::lanes;
+use crate::kernels::{lanes, sparse};
 use crate::layer::{Activation, Layer, ParamShape, Shape};
 use crate::plan::MAX_TENSORS;
 
 /// First bytes of every model file.
 pub const MAGIC: [u8; 8] = *b"espalier";
 /// The version this code reads and writes.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 24;
 /// Bytes of the header that are 0.
@@ -45,8 +45,8 @@ pub enum Resize {
 }
 
 /// First value of the descriptor. The input's [`Place`], `class_count` names and
-/// `layer_count` pairs of a [`Node`] and a [`Place`] follow, each a postcard value
-/// of its own.
+/// `layer_count` times a [`Node`], a [`Layout`] and a [`Place`] follow, each a
+/// postcard value of its own.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Head {
     /// Shape of the input.
@@ -95,8 +95,30 @@ pub struct Node {
     pub output: Quant,
 }
 
+/// How the weights of a layer lie in its block; in the descriptor behind each
+/// [`Node`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Layout {
+    /// All of them: [`lanes`], or channel by channel where the layer is depthwise.
+    /// Also of a layer without weights.
+    #[default]
+    Dense,
+    /// Those of a convolution or a dense layer that are not 0: [`sparse`].
+    Sparse {
+        /// How many entries there are, filled up to an even number for each filter.
+        entries: u32,
+    },
+}
+
+impl Layout {
+    /// Whether it is [`sparse`].
+    pub fn is_sparse(&self) -> bool {
+        matches!(self, Self::Sparse { .. })
+    }
+}
+
 /// Where a tensor lies in the arena; in the descriptor behind the [`Head`], for the
-/// input, and behind each [`Node`]. `crate::plan` tells what it has to satisfy.
+/// input, and behind each [`Layout`]. `crate::plan` tells what it has to satisfy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Place {
     /// Offset of the tensor: of what a `Flatten` writes, that of what it reads, and
@@ -110,16 +132,16 @@ pub struct Place {
 ///
 /// | layer | block |
 /// |---|---|
-/// | `conv2d` | weights as [`lanes`]; int32 biases; int32 mantissas; int8 shifts |
+/// | `conv2d` | weights as [`lanes`] or [`sparse`]; int32 biases; int32 mantissas; int8 shifts |
 /// | `depthwise_conv2d` | int8 weights, padded to 4; int32 biases; int32 mantissas; int8 shifts |
-/// | `dense` | weights as [`lanes`]; int32 biases; f64 factors |
+/// | `dense` | weights as [`lanes`] or [`sparse`]; int32 biases; f64 factors |
 /// | `add` | int32 mantissa and int32 shift for input a, input b, output |
 /// | `softmax` | int32 mantissa and int32 shift of the input |
 /// | others | nothing |
 ///
 /// Of biases, mantissas, shifts and factors there is an even number: behind an
 /// odd number of channels stands a 0.
-pub fn block_bytes(layer: &Layer, input: Shape) -> usize {
+pub fn block_bytes(layer: &Layer, layout: Layout, input: Shape) -> usize {
     let per_channel = match layer {
         Layer::Add(_) => return 24,
         Layer::Softmax => return 8,
@@ -127,21 +149,22 @@ pub fn block_bytes(layer: &Layer, input: Shape) -> usize {
         _ => 4 + 4 + 1,
     };
     layer.params(input).map_or(0, |params| {
-        weight_bytes(layer, params) + per_channel * params.channels.next_multiple_of(2)
+        weight_bytes(layer, layout, params) + per_channel * params.channels.next_multiple_of(2)
     })
 }
 
 /// Bytes of the weights at the start of a layer's block, a multiple of 4.
-pub fn weight_bytes(layer: &Layer, params: ParamShape) -> usize {
-    match layer {
-        Layer::DepthwiseConv2d(_) => params.weights().next_multiple_of(4),
-        _ => lanes::bytes(params.fan_in, params.channels),
+pub fn weight_bytes(layer: &Layer, layout: Layout, params: ParamShape) -> usize {
+    match (layer, layout) {
+        (Layer::DepthwiseConv2d(_), _) => params.weights().next_multiple_of(4),
+        (_, Layout::Dense) => lanes::bytes(params.fan_in, params.channels),
+        (_, Layout::Sparse { entries }) => sparse::bytes(params.channels, entries as usize),
     }
 }
 
 /// Offset behind a layer's block that starts at `block`, aligned for the next.
-pub fn block_end(block: u32, layer: &Layer, input: Shape) -> u32 {
-    let end = block as usize + block_bytes(layer, input);
+pub fn block_end(block: u32, layer: &Layer, layout: Layout, input: Shape) -> u32 {
+    let end = block as usize + block_bytes(layer, layout, input);
     end.next_multiple_of(ALIGN) as u32
 }
 

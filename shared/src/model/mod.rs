@@ -15,8 +15,9 @@ use crate::arith::{Clamp, Multiplier};
 use crate::golden::Golden;
 use crate::kernels::add::AddFactors;
 use crate::kernels::lanes::Lanes;
+use crate::kernels::sparse::Sparse;
 use crate::kernels::softmax::SoftmaxFactor;
-use crate::kernels::{Channels, ConvParams, DenseParams, DepthwiseParams};
+use crate::kernels::{Channels, ConvParams, DenseParams, DepthwiseParams, Weights};
 use crate::layer::{Layer, ParamShape, Shape};
 use crate::plan::MAX_TENSORS;
 
@@ -54,6 +55,8 @@ pub struct Step {
     pub output: u8,
     /// Range of its output.
     pub clamp: Clamp,
+    /// How its weights lie in its block.
+    pub layout: Layout,
     /// Offset of its block in the file.
     pub block: u32,
     /// Where what it writes lies in the arena, and its kernel's scratch.
@@ -221,10 +224,10 @@ impl<'a> Model<'a> {
     pub fn data(&self, step: &Step) -> Data<'a> {
         let input = self.tensor(step.inputs[0]).shape;
         let start = step.block as usize;
-        let bytes = start..start + block_bytes(&step.layer, input);
+        let bytes = start..start + block_bytes(&step.layer, step.layout, input);
         let block = self.file.get(bytes).unwrap_or_default();
         if let Some(shape) = step.layer.params(input) {
-            return split_params(&step.layer, block, shape);
+            return split_params(&step.layer, step.layout, block, shape);
         }
         let (words, _) = block.as_chunks::<4>();
         let factor = |index: usize| {
@@ -260,18 +263,21 @@ impl Iterator for Steps<'_> {
 
     fn next(&mut self) -> Option<Step> {
         // Parse has decoded each of them, so this ends behind the last one.
-        let ((node, place), rest) = postcard::take_from_bytes(self.nodes).ok()?;
-        let step = Step::new(&node, place, self.layer, self.block);
+        let (described, rest) = postcard::take_from_bytes(self.nodes).ok()?;
+        let step = Step::new(&described, self.layer, self.block);
         let input = self.model.tensor(step.inputs[0]).shape;
         self.nodes = rest;
         self.layer += 1;
-        self.block = block_end(self.block, &node.layer, input);
+        self.block = block_end(self.block, &step.layer, step.layout, input);
         Some(step)
     }
 }
 
+/// What the descriptor says of a layer.
+type Described = (Node, Layout, Place);
+
 impl Step {
-    fn new(node: &Node, place: Place, layer: u8, block: u32) -> Self {
+    fn new(&(node, layout, place): &Described, layer: u8, block: u32) -> Self {
         Self {
             layer: node.layer,
             inputs: match node.sources {
@@ -280,6 +286,7 @@ impl Step {
             },
             output: layer + 1,
             clamp: clamp_of(node.layer.activation(), node.output),
+            layout,
             block,
             place,
         }
@@ -288,15 +295,26 @@ impl Step {
 
 /// Cuts a block into its parts. The slices are as long as the shape says where
 /// the block is, which [`Model::parse`] has checked.
-fn split_params<'a>(layer: &Layer, block: &'a [u8], shape: ParamShape) -> Data<'a> {
-    let (weights, rest) = split_at(block, weight_bytes(layer, shape));
+fn split_params<'a>(
+    layer: &Layer,
+    layout: Layout,
+    block: &'a [u8],
+    shape: ParamShape,
+) -> Data<'a> {
+    let (bytes, rest) = split_at(block, weight_bytes(layer, layout, shape));
+    let weights = match layout {
+        Layout::Dense => Weights::Lanes(Lanes::new(bytes, shape.fan_in)),
+        Layout::Sparse { .. } => {
+            Weights::Sparse(Sparse::trusted(bytes, shape.channels, shape.fan_in))
+        }
+    };
     let channels = shape.channels.next_multiple_of(2);
     let (bias, rest) = split_at(rest, 4 * channels);
     let bias = bias.as_chunks().0;
     if matches!(layer, Layer::Dense(_)) {
         let (factors, _) = split_at(rest, 8 * channels);
         return Data::Dense(DenseParams {
-            weights: Lanes::new(weights, shape.fan_in),
+            weights,
             bias,
             factors: factors.as_chunks().0,
         });
@@ -309,16 +327,13 @@ fn split_params<'a>(layer: &Layer, block: &'a [u8], shape: ParamShape) -> Data<'
         shifts: bytemuck::cast_slice(shifts),
     };
     if matches!(layer, Layer::DepthwiseConv2d(_)) {
-        let (weights, _) = split_at(weights, shape.weights());
+        let (weights, _) = split_at(bytes, shape.weights());
         return Data::Depthwise(DepthwiseParams {
             weights: bytemuck::cast_slice(weights),
             channels,
         });
     }
-    Data::Conv(ConvParams {
-        weights: Lanes::new(weights, shape.fan_in),
-        channels,
-    })
+    Data::Conv(ConvParams { weights, channels })
 }
 
 fn split_at(bytes: &[u8], at: usize) -> (&[u8], &[u8]) {

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use super::*;
 use crate::arith::MAX_BIAS;
 use crate::kernels::{self, conv2d::POOL};
-use crate::kernels::{ConvParams, DepthwiseParams};
+use crate::kernels::sparse::{self, Sparse};
+use crate::kernels::{ConvParams, DepthwiseParams, Way};
 use crate::layer::{Activation, Padding, Size2, Window};
 use crate::plan::{self, Demand, Kernel};
 
@@ -82,9 +83,9 @@ impl<'a> Model<'a> {
         self.push_tensor(self.head.input, self.head.input_quant)?;
         let mut block = self.weights_start;
         for layer in 0..self.head.layer_count {
-            let node: Node = reader.value()?;
-            let step = Step::new(&node, reader.value()?, layer, block);
-            block = self.push_layer(&node, &step)?;
+            let described = (reader.value()?, reader.value()?, reader.value()?);
+            let step = Step::new(&described, layer, block);
+            block = self.push_layer(&described.0, &step)?;
         }
         Ok(block)
     }
@@ -125,8 +126,12 @@ impl<'a> Model<'a> {
                 kind: node.layer.kind(),
             });
         }
-        let needed = step.block as usize + block_bytes(&node.layer, a.shape);
-        let end = block_end(step.block, &node.layer, a.shape);
+        let (start, layout) = (step.block as usize, step.layout);
+        if let Layout::Sparse { entries } = layout {
+            self.check_entries(layer, step, entries as usize, a.shape)?;
+        }
+        let needed = start + block_bytes(&node.layer, layout, a.shape);
+        let end = block_end(step.block, &node.layer, layout, a.shape);
         if end as usize > self.file.len() {
             return Err(ParseError::CutOff {
                 needed: end as usize,
@@ -135,13 +140,37 @@ impl<'a> Model<'a> {
         }
         if let (Layer::DepthwiseConv2d(_), Some(params)) = (node.layer, node.layer.params(a.shape))
         {
-            let start = step.block as usize;
-            let padded = start + weight_bytes(&node.layer, params);
+            let padded = start + weight_bytes(&node.layer, layout, params);
             check_zero(self.file, start + params.weights()..padded)?;
         }
         check_zero(self.file, needed..end as usize)?;
         self.push_tensor(shape, node.output)?;
         Ok(end)
+    }
+
+    /// Checks the sparse weights of a layer, and first that they are no longer than
+    /// the file, so that no offset overflows.
+    fn check_entries(
+        &self,
+        layer: usize,
+        step: &Step,
+        entries: usize,
+        input: Shape,
+    ) -> Result<(), ParseError> {
+        let may_be_sparse = matches!(step.layer, Layer::Conv2d(_) | Layer::Dense(_));
+        let params = step.layer.params(input).filter(|_| may_be_sparse);
+        let params = params.ok_or(ParseError::Layout { layer })?;
+        let available = self.file.len();
+        let start = step.block as usize;
+        let needed = start.saturating_add(sparse::bytes(params.channels, entries.min(MAX_FILE)));
+        let bytes = self
+            .file
+            .get(start..needed)
+            .ok_or(ParseError::CutOff { needed, available })?;
+        match Sparse::parse(bytes, params.channels, params.fan_in) {
+            Ok(_) => Ok(()),
+            Err(filter) => Err(ParseError::Entries { layer, filter }),
+        }
     }
 
     /// Checks that nothing but the self-test's outputs follows the blocks.
@@ -201,7 +230,8 @@ impl<'a> Model<'a> {
 
     /// The first pair of mantissa and shift, both whole words, out of range.
     fn wrong_pair(&self, step: &Step) -> Option<usize> {
-        let bytes = block_bytes(&step.layer, self.tensor(step.inputs[0]).shape);
+        let input = self.tensor(step.inputs[0]).shape;
+        let bytes = block_bytes(&step.layer, step.layout, input);
         let start = step.block as usize;
         let block = self.file.get(start..start + bytes).unwrap_or_default();
         let (pairs, _) = block.as_chunks::<8>();
@@ -303,9 +333,9 @@ impl<'a> Model<'a> {
                 Demand::new(step.output, [step.output; 2], 0)
             } else {
                 let input = self.tensor(conv.inputs[0]).shape;
-                let pooled = conv.output != step.output;
+                let way = way(&step, &conv);
                 Demand {
-                    scratch: kernels::scratch_bytes(&conv.layer, input, output, pooled) as u32,
+                    scratch: kernels::scratch_bytes(&conv.layer, input, output, way) as u32,
                     ..Demand::new(step.output, inputs, output.len())
                 }
             };
@@ -331,7 +361,7 @@ impl<'a> Model<'a> {
         };
         let input = self.tensor(conv.inputs[0]).shape;
         let output = self.tensor(step.output).shape;
-        Kernel::of(&conv.layer, input, output, conv.output != step.output)
+        Kernel::of(&conv.layer, input, output, way(&step, &conv))
     }
 
     /// Each step with the one whose kernel computes it: itself, or for a pool that
@@ -345,6 +375,14 @@ impl<'a> Model<'a> {
             }
             (step, computed)
         })
+    }
+}
+
+/// How the kernel of `computed` computes what `step` writes.
+fn way(step: &Step, computed: &Step) -> Way {
+    Way {
+        pooled: computed.output != step.output,
+        sparse: computed.layout.is_sparse(),
     }
 }
 

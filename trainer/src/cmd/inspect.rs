@@ -77,7 +77,7 @@ fn row(model: &Model, step: &Step) -> LayerRow {
         arena_offset: output.offset,
         params,
         nonzeros,
-        bytes: block_bytes(&step.layer, input.shape),
+        bytes: block_bytes(&step.layer, step.layout, input.shape),
         macs: model.macs(step),
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use shared::Model;
-use shared::kernels::lanes::Lanes;
+use shared::kernels::Weights;
 use shared::model::Data;
 
 use super::Error;
@@ -54,13 +54,19 @@ pub fn layer_parameters(model: &Model, step: &shared::model::Step) -> (usize, us
     let Some(shape) = model.params(step) else {
         return (0, 0);
     };
-    let lanes = |weights: Lanes| {
-        let taps = |filter| (0..shape.fan_in).filter(move |&k| weights.weight(filter, k) != 0);
-        (0..shape.channels).flat_map(taps).count()
+    let nonzeros = |weights: Weights| match weights {
+        Weights::Lanes(weights) => {
+            let taps = |filter| (0..shape.fan_in).filter(move |&k| weights.weight(filter, k) != 0);
+            (0..shape.channels).flat_map(taps).count()
+        }
+        Weights::Sparse(weights) => {
+            let entries = weights.entries().iter();
+            entries.filter(|&&[weight, _]| weight != 0).count()
+        }
     };
     let (weights, bias) = match model.data(step) {
-        Data::Conv(p) => (lanes(p.weights), p.channels.bias),
-        Data::Dense(p) => (lanes(p.weights), p.bias),
+        Data::Conv(p) => (nonzeros(p.weights), p.channels.bias),
+        Data::Dense(p) => (nonzeros(p.weights), p.bias),
         Data::Depthwise(p) => {
             let nonzero = p.weights.iter().filter(|&&w| w != 0);
             (nonzero.count(), p.channels.bias)

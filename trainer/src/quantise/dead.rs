@@ -464,7 +464,11 @@ mod tests {
                 },
             };
             let block = block(&layer, inputs[0]);
-            self.layers.push(WrittenLayer { node, block });
+            self.layers.push(WrittenLayer {
+            node,
+            block,
+            sparse: false,
+        });
             self
         }
 

@@ -126,7 +126,11 @@ fn quantise(
             sources: sources(node),
             output,
         };
-        layers.push(WrittenLayer { node, block });
+        layers.push(WrittenLayer {
+            node,
+            block,
+            sparse: false,
+        });
     }
     Ok(ModelFile {
         input: checkpoint.network.input,

@@ -10,6 +10,7 @@ mod dead;
 mod export;
 pub mod factor;
 mod plan;
+mod sparse;
 mod writer;
 
 pub use calibrate::{Ranges, calibrate};

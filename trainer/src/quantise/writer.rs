@@ -6,12 +6,12 @@ use shared::kernels::add::AddFactors;
 use shared::kernels::lanes;
 use shared::layer::Layer;
 use shared::model::{
-    ALIGN, CRC_RANGE, HEADER_BYTES, Head, MAGIC, Node, Place, Quant, Resize, VERSION, crc32,
-    weights_start,
+    ALIGN, CRC_RANGE, HEADER_BYTES, Head, Layout, MAGIC, Node, Place, Quant, Resize, Sources,
+    VERSION, crc32, weights_start,
 };
 use shared::{Engine, Model, ParseError};
 
-use super::plan;
+use super::{plan, sparse};
 
 /// Seed of the self-test inputs of every written file.
 const GOLDEN_SEED: u32 = 0x0E5B_A11E;
@@ -74,15 +74,15 @@ pub enum Block {
 }
 
 impl Block {
-    /// The bytes of the block of this layer.
-    fn bytes(&self, layer: &Layer) -> Vec<u8> {
+    /// The bytes of the block of this layer, and how its weights lie there.
+    fn bytes(&self, layer: &Layer, sparse: bool, zero_point: i8) -> (Layout, Vec<u8>) {
         let pair = |m: &Multiplier| {
             [m.mantissa(), m.shift().into()]
                 .into_iter()
                 .flat_map(i32::to_le_bytes)
                 .collect::<Vec<u8>>()
         };
-        match self {
+        let bytes = match self {
             Self::None => Vec::new(),
             Self::Softmax(factor) => pair(factor),
             Self::Add(f) => [f.a, f.b, f.output].iter().flat_map(pair).collect(),
@@ -90,29 +90,64 @@ impl Block {
                 weights,
                 bias,
                 factors,
-            } => {
-                let mut bytes = if matches!(layer, Layer::DepthwiseConv2d(_)) {
-                    channel_by_channel(weights, bias.len())
-                } else {
-                    lanes(weights, bias.len())
-                };
+            } if matches!(layer, Layer::DepthwiseConv2d(_)) => {
+                let mut bytes = channel_by_channel(weights, bias.len());
                 bytes.extend(even(bias.iter().map(|b| b.to_le_bytes())));
-                bytes.extend(even(factors.iter().map(|m| m.mantissa().to_le_bytes())));
-                bytes.extend(even(factors.iter().map(|m| m.shift().to_le_bytes())));
+                bytes.extend(multipliers(factors));
                 bytes
+            }
+            Self::Conv {
+                weights,
+                bias,
+                factors,
+            } => {
+                let (layout, mut bytes) = weights_and_bias(weights, bias, sparse, zero_point);
+                bytes.extend(multipliers(factors));
+                return (layout, bytes);
             }
             Self::Dense {
                 weights,
                 bias,
                 factors,
             } => {
-                let mut bytes = lanes(weights, bias.len());
-                bytes.extend(even(bias.iter().map(|b| b.to_le_bytes())));
+                let (layout, mut bytes) = weights_and_bias(weights, bias, sparse, zero_point);
                 bytes.extend(even(factors.iter().map(|f| f.to_le_bytes())));
-                bytes
+                return (layout, bytes);
             }
-        }
+        };
+        (Layout::Dense, bytes)
     }
+}
+
+/// Weights and biases of a convolution or a dense layer, sparse where the biases
+/// allow it.
+fn weights_and_bias(
+    weights: &[i8],
+    bias: &[i32],
+    sparse: bool,
+    zero_point: i8,
+) -> (Layout, Vec<u8>) {
+    let encoded = match sparse {
+        true => sparse::encode(weights, bias, zero_point),
+        false => None,
+    };
+    let (layout, mut bytes, bias) = match &encoded {
+        Some(encoded) => {
+            let entries = encoded.entries as u32;
+            let layout = Layout::Sparse { entries };
+            (layout, encoded.bytes.clone(), &encoded.bias[..])
+        }
+        None => (Layout::Dense, lanes(weights, bias.len()), bias),
+    };
+    bytes.extend(even(bias.iter().map(|b| b.to_le_bytes())));
+    (layout, bytes)
+}
+
+/// Mantissas, then shifts.
+fn multipliers(factors: &[Multiplier]) -> Vec<u8> {
+    let mut bytes = even(factors.iter().map(|m| m.mantissa().to_le_bytes()));
+    bytes.extend(even(factors.iter().map(|m| m.shift().to_le_bytes())));
+    bytes
 }
 
 /// Numbers as bytes, with a 0 behind an odd number of them.
@@ -153,6 +188,9 @@ pub struct WrittenLayer {
     pub node: Node,
     /// What the weight section holds.
     pub block: Block,
+    /// Whether weights that are 0 are left out, where the layer is no depthwise one
+    /// and its biases allow it.
+    pub sparse: bool,
 }
 
 /// A model file before it is bytes.
@@ -221,12 +259,14 @@ impl ModelFile {
         golden_count: u8,
         expected: &[i8],
     ) -> Result<Vec<u8>, WriteError> {
-        let descriptor = self.descriptor(places, golden_count)?;
+        let blocks: Vec<(Layout, Vec<u8>)> = self.layers.iter().map(|l| self.block(l)).collect();
+        let layouts: Vec<Layout> = blocks.iter().map(|(layout, _)| *layout).collect();
+        let descriptor = self.descriptor(&layouts, places, golden_count)?;
         let mut file = vec![0; HEADER_BYTES];
         file.extend_from_slice(&descriptor);
         file.resize(weights_start(descriptor.len()), 0);
-        for layer in &self.layers {
-            file.extend_from_slice(&layer.block.bytes(&layer.node.layer));
+        for (_, block) in &blocks {
+            file.extend_from_slice(block);
             file.resize(file.len().next_multiple_of(ALIGN), 0);
         }
         file.extend(expected.iter().map(|&y| y as u8));
@@ -234,7 +274,25 @@ impl ModelFile {
         Ok(file)
     }
 
-    fn descriptor(&self, places: &[Place], golden_count: u8) -> Result<Vec<u8>, WriteError> {
+    fn block(&self, layer: &WrittenLayer) -> (Layout, Vec<u8>) {
+        let zero_point = self.input_of(layer).zero_point;
+        layer.block.bytes(&layer.node.layer, layer.sparse, zero_point)
+    }
+
+    /// Scale and zero point of the first tensor that a layer reads.
+    pub fn input_of(&self, layer: &WrittenLayer) -> Quant {
+        let (Sources::One(tensor) | Sources::Two(tensor, _)) = layer.node.sources;
+        let writer = usize::from(tensor).checked_sub(1);
+        let writer = writer.and_then(|writer| self.layers.get(writer));
+        writer.map_or(self.input_quant, |layer| layer.node.output)
+    }
+
+    fn descriptor(
+        &self,
+        layouts: &[Layout],
+        places: &[Place],
+        golden_count: u8,
+    ) -> Result<Vec<u8>, WriteError> {
         let head = Head {
             input: self.input,
             input_quant: self.input_quant,
@@ -255,8 +313,8 @@ impl ModelFile {
         for name in &self.classes {
             bytes = postcard::to_extend(name.as_str(), bytes)?;
         }
-        for (layer, place) in self.layers.iter().zip(outputs) {
-            bytes = postcard::to_extend(&(layer.node, place), bytes)?;
+        for ((layer, layout), place) in self.layers.iter().zip(layouts).zip(outputs) {
+            bytes = postcard::to_extend(&(layer.node, layout, place), bytes)?;
         }
         Ok(bytes)
     }

@@ -12,6 +12,7 @@ mod dense;
 mod depthwise_conv2d;
 mod gather;
 mod pool2d;
+mod sparse;
 mod tile;
 
 pub use add::add;
@@ -19,6 +20,7 @@ pub use dense::{dot_pairs, widen_all};
 pub use depthwise_conv2d::{copy_plane, filter_plane};
 pub use gather::{scatter, widen_rows};
 pub use pool2d::max_pool2d;
+pub use sparse::{SparseFilters, dot, spread};
 pub use tile::Filters;
 
 /// Lets the assembler of a naked function, which does not know the CPU, take

@@ -3,21 +3,21 @@
 use core::arch::naked_asm;
 
 use super::arch;
-use crate::kernels::lanes::words;
+use crate::kernels::lanes::{Lanes, words};
 use crate::kernels::tile::{self, Columns, POSITIONS, Target};
 use crate::kernels::{Channels, ConvParams};
 
 /// The filters of a convolution, as [`crate::kernels::tile::Filters`].
 #[derive(Clone, Copy, Debug)]
 pub struct Filters<'a> {
-    params: ConvParams<'a>,
+    params: ConvParams<'a, Lanes<'a>>,
     /// Whether [`tile`] may be called, and gives what [`crate::kernels::tile::finish`] gives.
     fast: bool,
 }
 
 impl<'a> Filters<'a> {
     /// Of these parameters.
-    pub fn new(params: ConvParams<'a>) -> Self {
+    pub fn new(params: ConvParams<'a, Lanes<'a>>) -> Self {
         let Channels {
             bias,
             mantissas,
@@ -30,14 +30,9 @@ impl<'a> Filters<'a> {
             && bias.len().is_multiple_of(2)
             && mantissas.len() == bias.len()
             && shifts.len() == bias.len();
-        // Accumulators stay below 2^30, and all shifts go right, but the one behind
-        // an odd number of filters, whose output nobody reads.
-        let in_range = |&bias: &[u8; 4]| i32::from_le_bytes(bias).unsigned_abs() < 1 << 29;
-        let in_range = fan_in <= 1 << 14 && bias.iter().all(in_range);
-        let right = |(&shift, mantissa): (&i8, &[u8; 4])| shift < 0 || *mantissa == [0; 4];
         Self {
             params,
-            fast: whole && in_range && shifts.iter().zip(mantissas).all(right),
+            fast: whole && in_range(fan_in, params.channels),
         }
     }
 
@@ -70,6 +65,15 @@ impl<'a> Filters<'a> {
             );
         }
     }
+}
+
+/// Whether doubled accumulators fit 32 bits, and all shifts go right, but the one
+/// behind an odd number of filters, whose output nobody reads.
+pub fn in_range(fan_in: usize, channels: Channels) -> bool {
+    let small = |&bias: &[u8; 4]| i32::from_le_bytes(bias).unsigned_abs() < 1 << 29;
+    let right = |(&shift, mantissa): (&i8, &[u8; 4])| shift < 0 || *mantissa == [0; 4];
+    let mut factors = channels.shifts.iter().zip(channels.mantissas);
+    fan_in <= 1 << 14 && channels.bias.iter().all(small) && factors.all(right)
 }
 
 /// All filters at four positions. `words` are those of one pair of filters, of
