@@ -160,6 +160,7 @@ impl Case {
                 output: self.output.quant(),
             },
             block: self.block(&layer),
+            sparse: false,
         };
         let file = ModelFile {
             input: self.input.shape(),

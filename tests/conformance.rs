@@ -10,7 +10,7 @@ use espalier::device::{Board, emulator, firmware};
 use espalier_tests::command::can_emulate;
 use espalier_tests::models;
 
-/// Random models of each kind.
+/// Random models of each kind, once dense and once sparse.
 const MODELS: u64 = 20;
 /// Self-test vectors in each.
 const VECTORS: u8 = 8;
@@ -22,7 +22,13 @@ fn runs_the_same(board: &str) {
     let board = Board::named(board).expect("a board of the firmware");
     let elf = firmware::build(&board).expect("a firmware");
     for seed in 0..MODELS {
-        for mut model in [models::random(seed, 6), models::convolutions(seed)] {
+        let sparse = |model| models::sparsen(model, seed);
+        for mut model in [
+            models::random(seed, 6),
+            models::convolutions(seed),
+            sparse(models::random(!seed, 6)),
+            sparse(models::convolutions(!seed)),
+        ] {
             model.golden = VECTORS;
             let bytes = model.to_bytes().expect("a valid model");
             let run = emulator::run(&board, &elf, &bytes, &[], Duration::from_secs(60));

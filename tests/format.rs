@@ -8,12 +8,12 @@ use std::num::{NonZeroU8, NonZeroU16};
 
 use espalier::quantise::{Block, ModelFile, WriteError, WrittenLayer};
 use espalier_tests::command::workspace;
-use espalier_tests::models::{Random, chain, cost, documented, every_kind, random};
+use espalier_tests::models::{Random, chain, cost, documented, every_kind, random, sparsen};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use shared::arith::{MAX_BIAS, Multiplier};
 use shared::kernels::conv2d::scratch_bytes;
-use shared::kernels::lanes::Lanes;
+use shared::kernels::{Way, Weights};
 use shared::layer::{
     Activation, Add, Conv2d, Dense, DepthwiseConv2d, Layer, Padding, Pool2d, Shape, ShapeError,
     Size2,
@@ -57,7 +57,10 @@ fn comes_back(written: &ModelFile) {
         assert_eq!(step.layer, layer.node.layer);
         assert_eq!(step.inputs, inputs(layer.node.sources));
         assert_eq!(quant_of(&model, step.output), layer.node.output);
-        assert!(is_same(model.data(&step), &layer.block), "{step:?}");
+        let zero_point = written.input_of(layer).zero_point;
+        let same = is_same(model.data(&step), &layer.block, zero_point);
+        assert!(same, "{step:?}");
+        assert_eq!(step.layout.is_sparse(), layer.sparse);
     }
     self_test_passes(&model, written.golden);
 }
@@ -77,7 +80,7 @@ fn inputs(sources: Sources) -> [u8; 2] {
     }
 }
 
-fn is_same(read: Data, written: &Block) -> bool {
+fn is_same(read: Data, written: &Block, zero_point: i8) -> bool {
     match (read, written) {
         (
             Data::Conv(read),
@@ -87,8 +90,9 @@ fn is_same(read: Data, written: &Block) -> bool {
                 factors,
             },
         ) => {
-            let channels = bias.iter().copied().zip(factors.iter().copied());
-            has_lanes(read.weights, weights, bias.len())
+            let biases = biases(read.weights, weights, bias, zero_point);
+            let channels = biases.into_iter().zip(factors.iter().copied());
+            has_weights(read.weights, weights, bias.len())
                 && read.channels.iter().take(bias.len()).eq(channels)
         }
         (
@@ -116,8 +120,10 @@ fn is_same(read: Data, written: &Block) -> bool {
                 factors,
             },
         ) => {
-            let units = bias.iter().copied().zip(factors.iter().copied());
-            has_lanes(read.weights, weights, bias.len()) && read.units().take(bias.len()).eq(units)
+            let biases = biases(read.weights, weights, bias, zero_point);
+            let units = biases.into_iter().zip(factors.iter().copied());
+            has_weights(read.weights, weights, bias.len())
+                && read.units().take(bias.len()).eq(units)
         }
         (Data::Add(read), Block::Add(factors)) => read == *factors,
         (Data::Softmax(read), Block::Softmax(factor)) => read.0 == *factor,
@@ -126,11 +132,37 @@ fn is_same(read: Data, written: &Block) -> bool {
     }
 }
 
-fn has_lanes(read: Lanes, weights: &[i8], filters: usize) -> bool {
+/// The weights, all of them.
+fn has_weights(read: Weights, weights: &[i8], filters: usize) -> bool {
     let fan_in = weights.len() / filters;
-    let same =
-        |(index, &w): (usize, &i8)| read.weight(index / fan_in, index % fan_in) == i16::from(w);
-    weights.iter().enumerate().all(same)
+    match read {
+        Weights::Lanes(read) => {
+            let read = |index| read.weight(index / fan_in, index % fan_in);
+            let same = |(index, &w): (usize, &i8)| read(index) == i16::from(w);
+            weights.iter().enumerate().all(same)
+        }
+        Weights::Sparse(read) => {
+            let mut all = vec![0; weights.len()];
+            for (filter, row) in read.filters().zip(all.chunks_mut(fan_in)) {
+                filter.taps().for_each(|(tap, weight)| row[tap] = weight);
+            }
+            all == weights
+        }
+    }
+}
+
+/// The biases as they should lie in the file.
+fn biases(read: Weights, weights: &[i8], bias: &[i32], zero_point: i8) -> Vec<i32> {
+    let fan_in = weights.len() / bias.len();
+    let rows = weights.chunks(fan_in).zip(bias);
+    let folded = |(weights, &bias): (&[i8], &i32)| match read {
+        Weights::Lanes(_) => bias,
+        Weights::Sparse(_) => {
+            let sum: i32 = weights.iter().map(|&w| i32::from(w)).sum();
+            bias - sum * i32::from(zero_point)
+        }
+    };
+    rows.map(folded).collect()
 }
 
 fn self_test_passes(model: &Model, count: u8) {
@@ -228,6 +260,7 @@ fn refusals() -> Vec<(ParseError, ParseError)> {
         in_the_descriptor(),
         in_the_network(),
         in_the_parameters(),
+        in_the_entries(),
         in_the_plan(),
         left_over(),
     ]
@@ -434,7 +467,7 @@ fn in_the_parameters() -> Vec<(ParseError, ParseError)> {
         let step = step(kind);
         let params = model.params(&step).unwrap();
         let channels = params.channels.next_multiple_of(2);
-        let parts = weight_bytes(&step.layer, params) + 4 * words * channels;
+        let parts = weight_bytes(&step.layer, step.layout, params) + 4 * words * channels;
         let layer = usize::from(step.output) - 1;
         let at = step.block as usize + parts + width;
         let error = ParseError::Parameter { layer, channel: 1 };
@@ -444,7 +477,8 @@ fn in_the_parameters() -> Vec<(ParseError, ParseError)> {
     let behind_the_last = |width: usize, words: usize| {
         let step = step("dense");
         let params = model.params(&step).unwrap();
-        let parts = weight_bytes(&step.layer, params) + 4 * words * (params.channels + 1);
+        let parts =
+            weight_bytes(&step.layer, step.layout, params) + 4 * words * (params.channels + 1);
         let at = step.block as usize + parts + params.channels * width;
         let layer = usize::from(step.output) - 1;
         let error = ParseError::Parameter {
@@ -522,6 +556,53 @@ fn behind_nine_weights() -> (ParseError, ParseError) {
     let model = Model::parse(&bytes).unwrap();
     let offset = model.steps().next().unwrap().block as usize + 11;
     (ParseError::Stray { offset }, resealed(&bytes, offset, &[1]))
+}
+
+fn in_the_entries() -> Vec<(ParseError, ParseError)> {
+    let mut file = documented();
+    file.layers[0].sparse = true;
+    let bytes = file.to_bytes().unwrap();
+    let at = Places::of(&bytes);
+    let entries = at.place - 1; // how many there are
+    assert_eq!(bytes[entries - 1..=entries], [1, 12]);
+    // Two counts; five entries and two bytes of 0 for each of two units.
+    let wrong = |filter, at: usize, new: &[u8]| {
+        let error = ParseError::Entries { layer: 0, filter };
+        (error, resealed(&bytes, at, new))
+    };
+    let first = at.weights + 4;
+    // A convolution becomes a depthwise one of the same bytes.
+    let mut file = one_layer((1, 1, 1), conv2d(1), documented().input_quant);
+    file.layers[0].block = Block::Conv {
+        weights: vec![1],
+        bias: vec![0],
+        factors: vec![Multiplier::new(1 << 30, 0).unwrap()],
+    };
+    file.layers[0].sparse = true;
+    let conv = file.to_bytes().unwrap();
+    let layer = conv.windows(5).position(|w| w == [0, 1, 1, 1, 1]);
+    let layer = layer.unwrap();
+    vec![
+        (
+            ParseError::Layout { layer: 0 },
+            resealed(&conv, layer, &[1]),
+        ),
+        (
+            ParseError::CutOff {
+                needed: at.weights + 4 + 2 * 127,
+                available: bytes.len(),
+            },
+            resealed(&bytes, entries, &[127]),
+        ),
+        wrong(0, at.weights, &[13]),
+        wrong(1, at.weights + 2, &[7]),
+        wrong(1, at.weights + 2, &[6]),
+        wrong(2, at.weights + 2, &[4]),
+        wrong(0, first + 1, &[1]),
+        wrong(0, first + 3, &[0]),
+        wrong(0, first + 10, &[1]),
+        wrong(1, first + 23, &[1]),
+    ]
 }
 
 fn in_the_plan() -> Vec<(ParseError, ParseError)> {
@@ -655,6 +736,7 @@ fn plain(layer: Layer, output: Quant) -> WrittenLayer {
             output,
         },
         block: Block::None,
+        sparse: false,
     }
 }
 
@@ -688,7 +770,11 @@ fn add_of_two_shapes() -> ModelFile {
 // What is accepted runs.
 
 fn any_model() -> impl Strategy<Value = ModelFile> {
-    (any::<u64>(), 1..=14usize).prop_map(|(seed, layers)| random(seed, layers))
+    let any = (any::<u64>(), 1..=14usize, any::<bool>());
+    any.prop_map(|(seed, layers, sparse)| {
+        let model = random(seed, layers);
+        if sparse { sparsen(model, seed) } else { model }
+    })
 }
 
 /// A place in the descriptor or anywhere behind it, and a new byte for it.
@@ -703,6 +789,19 @@ proptest! {
     #[test]
     fn random_models_come_back(file in any_model()) {
         comes_back(&file);
+    }
+
+    #[test]
+    fn sparse_weights_change_no_output(seed: u64, layers in 1..=8usize) {
+        let sparse = ModelFile { golden: 3, ..sparsen(random(seed, layers), seed) };
+        let mut dense = sparse.clone();
+        dense.layers.iter_mut().for_each(|layer| layer.sparse = false);
+        let outputs = |file: ModelFile| {
+            let bytes = file.to_bytes().unwrap();
+            let golden = Model::parse(&bytes).unwrap().golden();
+            (0..3).map(|index| golden.expected(index).to_vec()).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(outputs(sparse), outputs(dense));
     }
 
     #[test]
@@ -733,7 +832,7 @@ proptest! {
     fn random_bytes_are_refused(mut bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         refusal(&bytes);
         if bytes.len() >= HEADER_BYTES {
-            bytes[..10].copy_from_slice(b"espalier\x02\0");
+            bytes[..10].copy_from_slice(b"espalier\x03\0");
             seal(&mut bytes);
             refusal(&bytes);
         }
@@ -797,7 +896,7 @@ proptest! {
         // other one may lie.
         let steps = |of: fn(usize, usize) -> usize| {
             sizes.windows(2).map(move |pair| {
-                let scratch = scratch_bytes(pair[0].into(), shape(pair[0]), shape(pair[1]), false);
+                let scratch = scratch_bytes(pair[0].into(), shape(pair[0]), shape(pair[1]), Way::default());
                 of(aligned(pair[0]), aligned(pair[1])) + scratch + 3
             })
         };
@@ -836,6 +935,13 @@ fn fuzz_seeds() -> Vec<(String, Vec<u8>)> {
     let named = named.map(|(name, file)| (name.to_owned(), file.to_bytes().unwrap()));
     let mut seeds = named.to_vec();
     seeds.extend(small.filter(|(_, bytes)| bytes.len() < 700).take(14));
+    let sparse = (0..).map(|seed| (seed, sparsen(random(seed, 1 + seed as usize % 6), seed)));
+    let sparse = sparse.map(|(seed, file)| (format!("sparse_{seed}"), file.to_bytes().unwrap()));
+    let has_sparse = |(_, bytes): &(String, Vec<u8>)| {
+        let model = Model::parse(bytes).unwrap();
+        bytes.len() < 700 && model.steps().any(|step| step.layout.is_sparse())
+    };
+    seeds.extend(sparse.filter(has_sparse).take(8));
     seeds
 }
 

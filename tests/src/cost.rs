@@ -218,6 +218,7 @@ fn sparse_layers() -> impl Iterator<Item = (&'static str, ModelFile)> {
         .filter(|(name, _)| PRUNED.contains(name));
     chosen.map(|(name, mut file)| {
         prune(&mut file, 90);
+        file.layers.iter_mut().for_each(|layer| layer.sparse = true);
         (name, file)
     })
 }

@@ -665,6 +665,26 @@ pub fn prune(model: &mut ModelFile, percent: usize) {
     }
 }
 
+/// Lets each convolution and dense layer store only the weights that are not 0, of
+/// which some or nearly none are left; the same ones for the same seed.
+pub fn sparsen(mut model: ModelFile, seed: u64) -> ModelFile {
+    let mut random = Random::new(seed ^ 0x59A2);
+    for layer in &mut model.layers {
+        let (Block::Conv { weights, bias, .. } | Block::Dense { weights, bias, .. }) =
+            &mut layer.block
+        else {
+            continue;
+        };
+        layer.sparse = !matches!(layer.node.layer, Layer::DepthwiseConv2d(_));
+        let percent = *random.pick(&[0, 50, 90, 99, 100]);
+        let pruned = |_: &&mut i8| random.below(100) < percent;
+        weights.iter_mut().filter(pruned).for_each(|w| *w = 0);
+        // The largest would not take what the zero point adds.
+        bias.iter_mut().for_each(|bias| *bias /= 2);
+    }
+    model
+}
+
 /// Makes about half of the output channels of each layer with weights constant,
 /// by weights of 0 or a bias that saturates it, and lets each such layer ignore
 /// about a quarter of its weights' columns; the same ones for the same seed.

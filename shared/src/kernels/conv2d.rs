@@ -154,37 +154,33 @@ pub fn conv2d(memory: Memory, conv: Conv2d) {
             let (places, staging) = split(rest, count.div_ceil(2));
             let places = bytemuck::cast_slice_mut(places).get_mut(..count);
             let filters = target::Filters::new(ConvParams { weights, channels });
-            let tile = LaneTile {
+            let mut tile = LaneTile {
                 columns: columns.as_chunks_mut().0,
                 words: words(fan_in),
                 taps: (count > 0).then(|| Taps::new(places.unwrap_or_default())),
                 zero_point: input.zero_point,
                 filters,
             };
-            walk(memory.tensors, staging, &conv, false, tile);
+            walk(memory.tensors, staging, &conv, false, &mut tile);
         }
         Weights::Sparse(weights) => {
             let words = fan_in * size_of::<Column>() / 4;
             let (columns, staging) = split(memory.scratch, words);
-            let columns = bytemuck::cast_slice_mut::<_, i16>(columns).as_chunks_mut().0;
-            let tile = SparseTile {
+            let columns = bytemuck::cast_slice_mut::<_, i16>(columns)
+                .as_chunks_mut()
+                .0;
+            let mut tile = SparseTile {
                 columns,
                 zero_point: input.zero_point as i16,
                 filters: target::SparseFilters::new(ConvParams { weights, channels }),
             };
-            walk(memory.tensors, staging, &conv, true, tile);
+            walk(memory.tensors, staging, &conv, true, &mut tile);
         }
     }
 }
 
 /// Computes all tiles.
-fn walk(
-    tensors: &mut [i8],
-    staging: &mut [u32],
-    conv: &Conv2d,
-    sparse: bool,
-    mut tile: impl Tile,
-) {
+fn walk(tensors: &mut [i8], staging: &mut [u32], conv: &Conv2d, sparse: bool, tile: &mut dyn Tile) {
     let (input, output) = (conv.input, conv.output);
     let way = Way {
         pooled: conv.pooled,
@@ -203,7 +199,7 @@ fn walk(
     let rows = walk.group();
     let positions = output.shape.height() * output.shape.width();
     for first in (0..positions).step_by(rows) {
-        gather.tile(tensors, first, &mut tile);
+        gather.tile(tensors, first, tile);
         let count = rows.min(positions - first);
         let start = output.start + first * filters;
         let outputs = tensors.get_mut(start..start + count * filters);
@@ -352,20 +348,23 @@ impl Gather {
 
     /// Brings in what the windows of a tile cover, four positions at a time.
     /// Positions behind the last one cover nothing.
-    fn tile(&self, tensors: &[i8], first: usize, tile: &mut impl Tile) {
+    fn tile(&self, tensors: &[i8], first: usize, tile: &mut dyn Tile) {
         for quad in (0..self.walk.tile()).step_by(QUAD) {
             self.quad(tensors, first, quad, tile);
         }
     }
 
-    fn quad(&self, tensors: &[i8], first: usize, quad: usize, tile: &mut impl Tile) {
+    fn quad(&self, tensors: &[i8], first: usize, quad: usize, tile: &mut dyn Tile) {
         let at = |position| self.walk.at(first, quad + position);
         let (start, last) = (at(0), at(QUAD - 1));
         // Both corners of a pool's window, or the ends of a part of a row.
         let block = last == (start.0 + self.corner.0, start.1 + self.corner.1);
-        let ends = (self.start(start), self.start(last));
-        if let (true, (Some(start), Some(_))) = (block, ends) {
-            let starts = self.steps.map(|step| start + step);
+        let starts = match (block, self.start(start), self.start(last)) {
+            (true, Some(start), Some(_)) => Some(self.steps.map(|step| start + step)),
+            (true, ..) => None,
+            _ => self.apart(at),
+        };
+        if let Some(starts) = starts {
             return tile.bring(tensors, self.whole, &starts, quad);
         }
         for position in 0..QUAD {
@@ -378,6 +377,15 @@ impl Gather {
                 tile.bring(tensors, runs, &[start], quad + position);
             }
         }
+    }
+
+    /// Where four windows start, of which none covers padding.
+    fn apart(&self, at: impl Fn(usize) -> (usize, usize)) -> Option<[usize; QUAD]> {
+        let mut starts = [0; QUAD];
+        for (position, to) in starts.iter_mut().enumerate() {
+            *to = self.start(at(position))?;
+        }
+        Some(starts)
     }
 
     /// Where a window starts that covers no padding.

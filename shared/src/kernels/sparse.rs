@@ -10,8 +10,8 @@
 //! Inputs are multiplied as they are: the bias of a filter holds what their zero
 //! point adds, and padding is the zero point.
 
-use super::tile::{Runs, Target, finish};
 use super::ConvParams;
+use super::tile::{Runs, Target, finish};
 
 /// Positions of one tile: two times those of a tile of [`super::lanes`].
 pub const POSITIONS: usize = 8;
@@ -79,7 +79,9 @@ impl<'a> Sparse<'a> {
                 .split_at_checked(count.next_multiple_of(2))
                 .ok_or(filter)?;
             let (entries, padding) = entries.split_at_checked(count).ok_or(filter)?;
-            let in_order = Filter { entries, fan_in }.taps().all(|(tap, _)| tap < fan_in)
+            let in_order = Filter { entries, fan_in }
+                .taps()
+                .all(|(tap, _)| tap < fan_in)
                 && entries.iter().skip(1).all(|&[_, step]| step > 0);
             let there = filter < filters || count == 0;
             if !(in_order && there && padding.iter().all(|&entry| entry == [0; 2])) {

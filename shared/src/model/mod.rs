@@ -15,8 +15,8 @@ use crate::arith::{Clamp, Multiplier};
 use crate::golden::Golden;
 use crate::kernels::add::AddFactors;
 use crate::kernels::lanes::Lanes;
-use crate::kernels::sparse::Sparse;
 use crate::kernels::softmax::SoftmaxFactor;
+use crate::kernels::sparse::Sparse;
 use crate::kernels::{Channels, ConvParams, DenseParams, DepthwiseParams, Weights};
 use crate::layer::{Layer, ParamShape, Shape};
 use crate::plan::MAX_TENSORS;
@@ -295,12 +295,7 @@ impl Step {
 
 /// Cuts a block into its parts. The slices are as long as the shape says where
 /// the block is, which [`Model::parse`] has checked.
-fn split_params<'a>(
-    layer: &Layer,
-    layout: Layout,
-    block: &'a [u8],
-    shape: ParamShape,
-) -> Data<'a> {
+fn split_params<'a>(layer: &Layer, layout: Layout, block: &'a [u8], shape: ParamShape) -> Data<'a> {
     let (bytes, rest) = split_at(block, weight_bytes(layer, layout, shape));
     let weights = match layout {
         Layout::Dense => Weights::Lanes(Lanes::new(bytes, shape.fan_in)),

@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use super::*;
 use crate::arith::MAX_BIAS;
-use crate::kernels::{self, conv2d::POOL};
 use crate::kernels::sparse::{self, Sparse};
+use crate::kernels::{self, conv2d::POOL};
 use crate::kernels::{ConvParams, DepthwiseParams, Way};
 use crate::layer::{Activation, Padding, Size2, Window};
 use crate::plan::{self, Demand, Kernel};

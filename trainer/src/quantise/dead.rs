@@ -465,10 +465,10 @@ mod tests {
             };
             let block = block(&layer, inputs[0]);
             self.layers.push(WrittenLayer {
-            node,
-            block,
-            sparse: false,
-        });
+                node,
+                block,
+                sparse: false,
+            });
             self
         }
 

@@ -24,15 +24,21 @@ pub fn encode(weights: &[i8], bias: &[i32], zero_point: i8) -> Option<Encoded> {
     let counts = counts.chain(std::iter::repeat_n(0, odd));
     let even = |entries: &Vec<Entry>| {
         let padding = entries.len() % 2;
-        entries.clone().into_iter().chain(std::iter::repeat_n([0; 2], padding))
+        entries
+            .clone()
+            .into_iter()
+            .chain(std::iter::repeat_n([0; 2], padding))
     };
     let entries: Vec<Entry> = filters.iter().flat_map(even).collect();
     let bytes = counts.flat_map(u16::to_le_bytes);
     let bytes = bytes.chain(entries.iter().copied().flatten());
-    let folded = bias.iter().zip(weights.chunks(fan_in)).map(|(&bias, weights)| {
-        let bias = sparse::bias(bias, weights.iter().copied(), zero_point.into());
-        bias.filter(|bias| bias.unsigned_abs() <= MAX_BIAS as u32)
-    });
+    let folded = bias
+        .iter()
+        .zip(weights.chunks(fan_in))
+        .map(|(&bias, weights)| {
+            let bias = sparse::bias(bias, weights.iter().copied(), zero_point.into());
+            bias.filter(|bias| bias.unsigned_abs() <= MAX_BIAS as u32)
+        });
     Some(Encoded {
         bytes: bytes.collect(),
         entries: entries.len(),

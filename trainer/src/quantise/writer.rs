@@ -276,7 +276,9 @@ impl ModelFile {
 
     fn block(&self, layer: &WrittenLayer) -> (Layout, Vec<u8>) {
         let zero_point = self.input_of(layer).zero_point;
-        layer.block.bytes(&layer.node.layer, layer.sparse, zero_point)
+        layer
+            .block
+            .bytes(&layer.node.layer, layer.sparse, zero_point)
     }
 
     /// Scale and zero point of the first tensor that a layer reads.

@@ -94,8 +94,8 @@ unsafe extern "C" fn tile(
         ".equ COUNTS, 8",
         ".equ FILTERS, 12",
         ".equ BIAS, 52",
-        ".equ MANTISSAS, 56", // and shifts
-        ".equ OUTPUT, 64",    // and stride
+        ".equ MANTISSAS, 56",  // and shifts
+        ".equ OUTPUT, 64",     // and stride
         ".equ ZERO_POINT, 72", // and whether it is pooled
         // An entry at eight positions, 52 bytes of code: r4-r11 sums.
         ".macro ENTRY",
@@ -233,14 +233,9 @@ pub fn spread(from: &[i8], runs: Runs, starts: &[usize], to: &mut [Column], firs
     // a whole word.
     unsafe {
         match <[usize; QUAD]>::try_from(starts) {
-            Ok(starts) if together && first.is_multiple_of(QUAD) => spread_quad(
-                from.as_ptr(),
-                &starts,
-                to,
-                runs.count,
-                runs.bytes,
-                from_gap,
-            ),
+            Ok(starts) if together && first.is_multiple_of(QUAD) => {
+                spread_quad(from.as_ptr(), &starts, to, runs.count, runs.bytes, from_gap)
+            }
             _ => spread_rows(
                 from.as_ptr(),
                 starts.as_ptr(),
@@ -249,7 +244,9 @@ pub fn spread(from: &[i8], runs: Runs, starts: &[usize], to: &mut [Column], firs
                 runs.count,
                 runs.bytes,
                 from_gap,
-                runs.to_step.wrapping_sub(runs.bytes).wrapping_mul(size_of::<Column>()),
+                runs.to_step
+                    .wrapping_sub(runs.bytes)
+                    .wrapping_mul(size_of::<Column>()),
             ),
         }
     }
@@ -372,7 +369,13 @@ pub fn dot(unit: Filter, input: &[i8]) -> i32 {
     }
     // SAFETY: the taps of a `Filter` are below its fan-in, and behind an odd number
     // of entries lies another one.
-    unsafe { dot_words(entries.as_ptr().cast(), input.as_ptr(), entries.len().div_ceil(2)) }
+    unsafe {
+        dot_words(
+            entries.as_ptr().cast(),
+            input.as_ptr(),
+            entries.len().div_ceil(2),
+        )
+    }
 }
 
 /// Entries two by two.
