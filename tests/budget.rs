@@ -20,7 +20,12 @@ struct Budget {
     instructions: BTreeMap<String, u64>,
     /// RAM for activations in bytes.
     arena_bytes: BTreeMap<String, u64>,
+    /// Instructions with 90 % of the weights zero over instructions without.
+    sparse90: BTreeMap<String, f64>,
 }
+
+/// The part by which what export estimates may differ from what is measured.
+const ESTIMATE: f64 = 0.1;
 
 impl Budget {
     /// What, its budget, and what was measured; an entry that is missing counts
@@ -58,6 +63,18 @@ fn the_engine_stays_within_its_budget() {
         0,
         "output bytes differ between the chip and this machine"
     );
+    for (name, ratio) in costs.sparse_ratios() {
+        let limit = budget.sparse90[name];
+        assert!(ratio <= limit, "{name}, 90 % zero: {ratio}, not {limit}");
+    }
+    for cost in costs.dense().chain(&costs.sparse) {
+        let Some(estimate) = cost.estimate else {
+            continue;
+        };
+        let ratio = estimate as f64 / cost.instructions as f64;
+        let name = cost.name;
+        assert!((ratio - 1.0).abs() < ESTIMATE, "{name}: estimated {ratio}");
+    }
     let over: Vec<String> = budget
         .compare(&costs)
         .into_iter()

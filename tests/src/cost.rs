@@ -8,8 +8,10 @@ use std::time::Duration;
 use espalier::device::footprint::Footprint;
 use espalier::device::{Board, emulator, firmware};
 use espalier::quantise::ModelFile;
+use espalier::quantise::layout::Candidate;
 use serde_json::{Map, Value, json};
 use shared::layer::{Activation, Conv2d, Dense, DepthwiseConv2d, Layer, Padding, Shape, Size2};
+use shared::model::Layout;
 use shared::{Engine, Model};
 
 use crate::models::{Random, preset, prune, single};
@@ -50,6 +52,9 @@ pub struct Cost {
     pub stack_bytes: u32,
     /// Output bytes that differ between the chip and this machine.
     pub mismatched_bytes: usize,
+    /// Instructions of the only layer, a convolution or a dense one, as export
+    /// estimates them.
+    pub estimate: Option<u64>,
 }
 
 impl Cost {
@@ -161,7 +166,64 @@ fn measure(board: &Board, elf: &Path, name: &'static str, file: &ModelFile) -> C
         arena_bytes: model.arena_bytes(),
         stack_bytes: run.report.stack_bytes,
         mismatched_bytes: differing(&run.outputs, &host_outputs(&model, &inputs)),
+        estimate: estimate(&model),
     }
+}
+
+/// What export thinks that a model of one layer costs.
+fn estimate(model: &Model) -> Option<u64> {
+    let mut steps = model.steps();
+    let (Some(step), None) = (steps.next(), steps.next()) else {
+        return None;
+    };
+    let candidate = Candidate::new(&step.layer, model.input_shape(), model.output_shape())?;
+    let cost = match step.layout {
+        Layout::Dense => candidate.dense(),
+        Layout::Sparse { entries } => candidate.sparse(entries as usize),
+    };
+    Some(cost.instructions)
+}
+
+/// Layers of many shapes, each with all of its weights, and with fewer and fewer
+/// without the others.
+pub fn layouts() -> Vec<(String, Cost)> {
+    let valid = Padding::Valid;
+    let shapes = [
+        ([13, 13, 32], conv2d(64, 3, valid)),
+        ([28, 28, 1], conv2d(32, 3, valid)),
+        ([25, 5, 64], conv2d(64, 1, valid)),
+        ([16, 16, 16], conv2d(16, 3, valid)),
+        ([8, 8, 64], conv2d(64, 3, valid)),
+        ([9, 9, 32], conv2d(33, 3, valid)),
+        ([14, 14, 3], conv2d(16, 3, valid)),
+        ([18, 18, 8], conv2d(8, 5, valid)),
+        ([1, 1, 1600], dense(64)),
+        ([1, 1, 64], dense(10)),
+        ([1, 1, 400], dense(120)),
+        ([1, 1, 3000], dense(20)),
+    ];
+    let zeros = [None, Some(50), Some(75), Some(90), Some(97)];
+    let board = Board::named(BOARD).expect("a board of the firmware");
+    let elf = firmware::build(&board).unwrap_or_else(|error| panic!("{error}"));
+    let all = shapes
+        .into_iter()
+        .flat_map(|shape| zeros.map(|zeros| (shape, zeros)));
+    let cost = |((input, layer), zeros): (([usize; 3], Layer), Option<usize>)| {
+        let mut file = single(shape(input), layer);
+        if let Some(percent) = zeros {
+            prune(&mut file, percent);
+            file.layers.iter_mut().for_each(|layer| layer.sparse = true);
+        }
+        let stored = match zeros {
+            Some(percent) => format!("without {percent} % zeros"),
+            None => "all weights".to_owned(),
+        };
+        let channels = layer.params(shape(input)).map_or(0, |p| p.channels);
+        let (kind, input) = (layer.kind(), shape(input));
+        let name = format!("{kind} {input} to {channels}, {stored}");
+        (name, measure(&board, &elf, "layer", &file))
+    };
+    all.map(cost).collect()
 }
 
 fn host_outputs(model: &Model, inputs: &[i8]) -> Vec<i8> {

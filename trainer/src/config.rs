@@ -195,6 +195,10 @@ impl Section for ExportOptions {
             "remove_dead",
             "Leave out channels that cannot change an output byte: true or false",
         ),
+        (
+            "prefer",
+            "What decides which layers are stored without their zeros: speed, size or ram (none is)",
+        ),
     ];
 }
 

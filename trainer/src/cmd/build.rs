@@ -256,6 +256,7 @@ impl fmt::Display for Built {
         rows.add_row(["bytes of model".to_owned()].into_iter().chain(bytes));
         writeln!(f, "{rows}")?;
         writeln!(f, "dead          {}, left out", self.export.dead())?;
+        writeln!(f, "sparse        {}", self.export.sparse())?;
         match (&self.footprint, &self.run) {
             (Some(cost), Some(run)) => self.write_cost(f, cost, run)?,
             _ => writeln!(

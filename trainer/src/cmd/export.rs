@@ -8,13 +8,13 @@ use espalier::checkpoint::Checkpoint;
 use espalier::config::Project;
 use espalier::data::Dataset;
 use espalier::device::Board;
-use espalier::quantise::{self, DeadChannels, ExportOptions, calibrate};
+use espalier::quantise::{self, Choice, DeadChannels, ExportOptions, calibrate};
 use serde::Serialize;
 
 use super::Error;
 use super::model::{parameters, parse};
 use crate::flags::Flags;
-use crate::output::{Report, thousands};
+use crate::output::{Report, table, thousands};
 
 /// Name of the result in the output folder.
 const MODEL: &str = "model.esp";
@@ -40,6 +40,9 @@ pub struct Exported {
     pub nonzeros: usize,
     /// The layers that lost channels which cannot change an output byte.
     pub dead_channels: Vec<DeadChannels>,
+    /// For each convolution and dense layer, whether its zeros are in the file, and
+    /// what it costs with and without them.
+    pub layouts: Vec<Choice>,
     pub model: PathBuf,
 }
 
@@ -65,6 +68,7 @@ pub fn step(
     let quantise::Exported {
         bytes,
         dead_channels,
+        layouts,
     } = quantise::export(checkpoint, &ranges, &project.export)?;
     let file = project.output(MODEL);
     let model = parse(&bytes, &file)?;
@@ -81,6 +85,7 @@ pub fn step(
         params,
         nonzeros,
         dead_channels,
+        layouts,
         model: file,
     };
     Ok((bytes, summary))
@@ -98,6 +103,51 @@ impl Exported {
             dead => dead.iter().map(part).collect::<Vec<_>>().join(", "),
         }
     }
+
+    /// The sparse layers in words.
+    pub fn sparse(&self) -> String {
+        let sparse = self.layouts.iter().filter(|choice| choice.is_sparse);
+        let names: Vec<&str> = sparse.map(|choice| choice.layer.as_str()).collect();
+        match names.as_slice() {
+            [] => "no layer".to_owned(),
+            names => names.join(", "),
+        }
+    }
+
+    /// What each layer costs with and without its zeros.
+    fn layouts(&self) -> impl fmt::Display {
+        let mut rows = table([
+            "layer",
+            "zeros",
+            "instructions with",
+            "without",
+            "bytes with",
+            "without",
+            "stored",
+            "without is faster",
+        ]);
+        for choice in &self.layouts {
+            let limit = choice.faster_from_percent;
+            rows.add_row([
+                choice.layer.clone(),
+                format!("{:.1} %", choice.zeros_percent),
+                thousands(choice.dense.instructions),
+                thousands(choice.sparse.instructions),
+                thousands(choice.dense.bytes as u64),
+                thousands(choice.sparse.bytes as u64),
+                match choice.is_sparse {
+                    true => "without zeros".to_owned(),
+                    false => "with zeros".to_owned(),
+                },
+                if limit < 100.0 {
+                    format!("from {limit:.0} %")
+                } else {
+                    "never".to_owned()
+                },
+            ]);
+        }
+        rows
+    }
 }
 
 impl Report for Exported {}
@@ -107,6 +157,11 @@ impl fmt::Display for Exported {
         writeln!(f, "model  {} bytes", thousands(self.model_bytes as u64))?;
         writeln!(f, "arena  {} bytes", thousands(self.arena_bytes as u64))?;
         writeln!(f, "dead   {}, left out", self.dead())?;
+        writeln!(f, "{}", self.layouts())?;
+        writeln!(
+            f,
+            "Instructions, not cycles: estimated for a Cortex-M4 from measurements in the emulator."
+        )?;
         write!(f, "file   {}", self.model.display())
     }
 }

@@ -8,6 +8,7 @@ use shared::model::{Node as WireNode, Quant, SOFTMAX_QUANT, Sources};
 use super::calibrate::Ranges;
 use super::dead::remove_dead_channels;
 use super::factor;
+use super::layout::{Choice, Prefer, choose};
 use super::writer::{Block, ModelFile, WriteError, WrittenLayer};
 use crate::checkpoint::{Checkpoint, Folded};
 use crate::network::Node;
@@ -22,6 +23,8 @@ pub struct ExportOptions {
     pub golden: u8,
     /// Whether [`remove_dead_channels`] goes over the network.
     pub remove_dead: bool,
+    /// What decides which layers are stored without the weights that are 0.
+    pub prefer: Prefer,
 }
 
 impl Default for ExportOptions {
@@ -30,6 +33,7 @@ impl Default for ExportOptions {
             calibration: 500,
             golden: 4,
             remove_dead: true,
+            prefer: Prefer::default(),
         }
     }
 }
@@ -65,6 +69,8 @@ pub struct Exported {
     pub bytes: Vec<u8>,
     /// The layers that lost channels.
     pub dead_channels: Vec<DeadChannels>,
+    /// For each convolution and dense layer, whether it is sparse, and why.
+    pub layouts: Vec<Choice>,
 }
 
 /// Output channels of one layer that are not in the model file because they
@@ -80,7 +86,8 @@ pub struct DeadChannels {
 }
 
 /// Quantises a checkpoint with the ranges of [`super::calibrate()`], leaves out
-/// its dead channels, and writes the model file.
+/// its dead channels, chooses how the weights of each layer are stored, and writes
+/// the model file.
 pub fn export(
     checkpoint: &Checkpoint,
     ranges: &Ranges,
@@ -98,8 +105,11 @@ pub fn export(
         removed,
         of: node.output.channels(),
     });
+    let nodes = checkpoint.network.nodes.iter();
+    let names: Vec<&str> = nodes.map(|node| node.name.as_str()).collect();
     Ok(Exported {
         dead_channels: dead_channels.collect(),
+        layouts: choose(&mut file, &names, options.prefer),
         bytes: file.to_bytes()?,
     })
 }

@@ -1,0 +1,310 @@
+//! Dense or sparse: what a layer costs with all of its weights, what with those
+//! that are not 0, and which of both a model file gets.
+
+use serde::{Deserialize, Serialize};
+use shared::kernels::{lanes, sparse, tile};
+use shared::layer::{Layer, ParamShape, Shape};
+use shared::model::Sources;
+
+use super::sparse::count;
+use super::writer::{Block, ModelFile};
+
+/// What export makes small where it chooses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Prefer {
+    /// Instructions: a layer is sparse where that takes fewer.
+    #[default]
+    Speed,
+    /// The file: a layer is sparse where that takes fewer bytes.
+    Size,
+    /// RAM: no layer is sparse, because the scratch of a sparse convolution is twice
+    /// as large.
+    Ram,
+}
+
+/// What the weights of a layer cost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Cost {
+    /// Instructions of one inference on a Cortex-M4, estimated from measurements in
+    /// the emulator: `tests/bench layouts` shows both. Not cycles.
+    pub instructions: u64,
+    /// Bytes in the file.
+    pub bytes: usize,
+}
+
+/// Why the weights of a layer are stored all, or only those that are not 0.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Choice {
+    /// Name of the layer.
+    pub layer: String,
+    /// Whether only those that are not 0 are.
+    pub is_sparse: bool,
+    /// How many are 0, in percent.
+    pub zeros_percent: f64,
+    /// What all of them cost.
+    pub dense: Cost,
+    /// What those that are not 0 cost.
+    pub sparse: Cost,
+    /// From how many zeros on, in percent, sparse takes fewer instructions.
+    pub faster_from_percent: f64,
+}
+
+/// Chooses for each convolution and dense layer; `names` are those of all layers.
+pub fn choose(file: &mut ModelFile, names: &[&str], prefer: Prefer) -> Vec<Choice> {
+    let mut shapes = vec![file.input];
+    let mut choices = Vec::new();
+    for (layer, name) in file.layers.iter_mut().zip(names) {
+        let (Sources::One(a) | Sources::Two(a, _)) = layer.node.sources;
+        let Some(&input) = shapes.get(usize::from(a)) else {
+            break; // the writer says what is wrong
+        };
+        // An addition has the shape of its inputs.
+        let output = layer.node.layer.output_shape(&[input]).unwrap_or(input);
+        shapes.push(output);
+        let (Block::Conv { weights, .. } | Block::Dense { weights, .. }) = &layer.block else {
+            continue;
+        };
+        let Some(candidate) = Candidate::new(&layer.node.layer, input, output) else {
+            continue;
+        };
+        let choice = candidate.choose((*name).to_owned(), weights, prefer);
+        layer.sparse = choice.is_sparse;
+        choices.push(choice);
+    }
+    choices
+}
+
+/// Instructions, fitted to what layers of many shapes take on the emulated
+/// mps2-an386 (`tests/bench layouts`).
+struct Table {
+    /// Positions of one tile.
+    positions: usize,
+    tile: f64,
+    /// For each tap of a tile, where four channels are gathered at a time and where not.
+    tap: [f64; 2],
+    filter: f64,
+    /// For each word of [`lanes`], or each entry of [`sparse`].
+    weight: f64,
+}
+
+const CONV_DENSE: Table = Table {
+    positions: tile::POSITIONS,
+    tile: 340.0,
+    tap: [9.0, 29.9],
+    filter: 28.6,
+    weight: 12.46,
+};
+const CONV_SPARSE: Table = Table {
+    positions: sparse::POSITIONS,
+    tile: 27.7,
+    tap: [19.4, 55.2],
+    filter: 113.5,
+    weight: 13.25,
+};
+const DENSE_DENSE: Table = Table {
+    positions: 1,
+    tile: 1310.0,
+    tap: [2.62; 2],
+    filter: 156.5,
+    weight: 3.73,
+};
+const DENSE_SPARSE: Table = Table {
+    positions: 1,
+    tile: 1317.0,
+    tap: [0.0; 2],
+    filter: 174.2,
+    weight: 3.75,
+};
+
+/// A layer that may be sparse.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    params: ParamShape,
+    positions: usize,
+    is_conv: bool,
+    /// Whether four channels are gathered at a time.
+    fours: bool,
+}
+
+impl Candidate {
+    /// A convolution or a dense layer; `None` for another one.
+    pub fn new(layer: &Layer, input: Shape, output: Shape) -> Option<Self> {
+        let is_conv = match layer {
+            Layer::Conv2d(_) => true,
+            Layer::Dense(_) => false,
+            _ => return None,
+        };
+        Some(Self {
+            params: layer.params(input)?,
+            positions: output.height() * output.width(),
+            is_conv,
+            fours: input.channels().is_multiple_of(4),
+        })
+    }
+
+    /// What all weights cost.
+    pub fn dense(&self) -> Cost {
+        let ParamShape {
+            channels, fan_in, ..
+        } = self.params;
+        let words = lanes::words(fan_in) * channels.div_ceil(2);
+        let table = if self.is_conv {
+            CONV_DENSE
+        } else {
+            DENSE_DENSE
+        };
+        Cost {
+            instructions: self.instructions(&table, words),
+            bytes: lanes::bytes(fan_in, channels),
+        }
+    }
+
+    /// What this many entries cost.
+    pub fn sparse(&self, entries: usize) -> Cost {
+        Cost {
+            instructions: self.instructions(self.sparse_table(), entries),
+            bytes: sparse::bytes(self.params.channels, entries),
+        }
+    }
+
+    fn sparse_table(&self) -> &'static Table {
+        if self.is_conv {
+            &CONV_SPARSE
+        } else {
+            &DENSE_SPARSE
+        }
+    }
+
+    fn instructions(&self, table: &Table, weights: usize) -> u64 {
+        let of_tile = table.tile
+            + table.tap[usize::from(!self.fours)] * self.params.fan_in as f64
+            + table.filter * self.params.channels as f64
+            + table.weight * weights as f64;
+        (of_tile * self.tiles(table)) as u64
+    }
+
+    fn tiles(&self, table: &Table) -> f64 {
+        self.positions.div_ceil(table.positions) as f64
+    }
+
+    fn choose(&self, layer: String, weights: &[i8], prefer: Prefer) -> Choice {
+        let zeros = weights.iter().filter(|&&w| w == 0).count();
+        let (dense, sparse) = (
+            self.dense(),
+            self.sparse(count(weights, self.params.channels)),
+        );
+        Choice {
+            layer,
+            is_sparse: match prefer {
+                Prefer::Speed => sparse.instructions < dense.instructions,
+                Prefer::Size => sparse.bytes < dense.bytes,
+                Prefer::Ram => false,
+            },
+            zeros_percent: 100.0 * zeros as f64 / weights.len().max(1) as f64,
+            dense,
+            sparse,
+            faster_from_percent: self.faster_from_percent(),
+        }
+    }
+
+    /// Where both take as many instructions, 0 to 100.
+    fn faster_from_percent(&self) -> f64 {
+        let table = self.sparse_table();
+        let saved = self.dense().instructions as f64 - self.sparse(0).instructions as f64;
+        let entries = saved / (table.weight * self.tiles(table));
+        (100.0 - 100.0 * entries / self.params.weights() as f64).clamp(0.0, 100.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU16;
+
+    use shared::layer::{Activation, Dense};
+    use shared::model::{Node, Quant, Resize};
+
+    use super::super::writer::WrittenLayer;
+    use super::*;
+
+    fn dense_layer(weights: Vec<i8>) -> ModelFile {
+        let quant = Quant {
+            scale: 1.0,
+            zero_point: 3,
+        };
+        let node = Node {
+            layer: Layer::Dense(Dense {
+                units: NonZeroU16::new(10).unwrap(),
+                activation: Activation::None,
+            }),
+            sources: Sources::One(0),
+            output: quant,
+        };
+        let block = Block::Dense {
+            weights,
+            bias: vec![0; 10],
+            factors: vec![0.5; 10],
+        };
+        ModelFile {
+            input: Shape::new(1, 1, 400).unwrap(),
+            input_quant: quant,
+            resize: Resize::Exact,
+            classes: Vec::new(),
+            layers: vec![WrittenLayer {
+                node,
+                block,
+                sparse: true,
+            }],
+            golden: 1,
+        }
+    }
+
+    fn choice(nonzero_of: usize, prefer: Prefer) -> Choice {
+        let weights = (0..4000).map(|i| i8::from(i % nonzero_of == 0)).collect();
+        let mut file = dense_layer(weights);
+        let choices = choose(&mut file, &["only"], prefer);
+        assert_eq!(file.layers[0].sparse, choices[0].is_sparse);
+        choices.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn many_zeroes_pay() {
+        let choice = choice(10, Prefer::Speed);
+        assert!(choice.is_sparse && choice.zeros_percent == 90.0);
+        assert!(choice.sparse.instructions < choice.dense.instructions);
+        assert_eq!((choice.dense.bytes, choice.sparse.bytes), (4000, 820));
+    }
+
+    #[test]
+    fn few_zeroes_do_not() {
+        let choice = choice(2, Prefer::Speed);
+        assert!(!choice.is_sparse);
+        assert!((50.0..80.0).contains(&choice.faster_from_percent));
+    }
+
+    #[test]
+    fn the_limit_is_where_both_cost_the_same() {
+        let candidate = Candidate {
+            params: ParamShape {
+                channels: 64,
+                fan_in: 288,
+            },
+            positions: 121,
+            is_conv: true,
+            fours: true,
+        };
+        let limit = candidate.faster_from_percent();
+        let sparse = |percent: f64| {
+            let entries = (1.0 - percent / 100.0) * (64.0 * 288.0);
+            candidate.sparse(entries as usize).instructions
+        };
+        let dense = candidate.dense().instructions;
+        assert!(sparse(limit + 1.0) < dense && dense < sparse(limit - 1.0));
+    }
+
+    #[test]
+    fn what_is_preferred_counts() {
+        assert!(!choice(10, Prefer::Ram).is_sparse);
+        assert!(choice(3, Prefer::Size).is_sparse);
+    }
+}
