@@ -92,7 +92,7 @@ const CONV_DENSE: Table = Table {
     positions: tile::POSITIONS,
     tile: 340.0,
     tap: [9.0, 29.9],
-    filter: 28.6,
+    filter: 57.3,
     weight: 12.46,
 };
 const CONV_SPARSE: Table = Table {
