@@ -51,6 +51,7 @@ impl Positions {
 
     /// Row and column of the window at a position of the tile that starts with
     /// output number `first`.
+    #[inline(always)]
     pub fn at(&self, first: usize, position: usize) -> (usize, usize) {
         let width = self.output.width();
         let at = |number: usize| {
