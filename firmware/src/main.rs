@@ -6,9 +6,12 @@
 mod board;
 mod clock;
 
+use core::cell::Cell;
+
 use board::{Board, Requests};
 use cortex_m_rt::entry;
 use defmt::{error, info};
+use shared::model::MAX_LAYERS;
 use shared::report::{Exit, Report};
 use shared::{Engine, Model};
 
@@ -41,18 +44,23 @@ fn serve(board: Board) -> Result<(), Exit> {
         );
         Exit::ArenaTooSmall
     })?;
-    let tests = self_test(&model, &mut engine);
-    let answers = answer(&model, &mut engine)?;
+    let mut tally = self_test(&model, &mut engine);
+    let tests = tally.runs;
+    let inferences = answer(&model, &mut engine, &mut tally)?;
+    save(tests, inferences, &tally, model.steps().count())
+}
+
+/// Leaves the report for the host.
+#[inline(never)] // its bytes take no stack while anything is inferred
+fn save(tests: u32, inferences: u32, tally: &Tally, layers: usize) -> Result<(), Exit> {
+    let ticks = tally.layer_ticks.iter().take(layers);
     let report = Report {
-        self_tests: tests.runs as u16,
-        self_test_failures: tests.failures,
-        inferences: answers.runs,
-        ticks: if answers.runs == 0 {
-            tests.ticks
-        } else {
-            answers.ticks
-        },
+        self_tests: tests as u16,
+        self_test_failures: tally.failures,
+        inferences,
+        ticks: tally.ticks,
         stack_bytes: board::stack_used() as u32,
+        layer_ticks: ticks.copied().collect(),
     };
     info!(
         "{=u32} inferences, {=u64} ticks, {=u32} bytes of stack",
@@ -67,17 +75,33 @@ fn serve(board: Board) -> Result<(), Exit> {
 }
 
 /// What a row of inferences came to.
-#[derive(Default)]
 struct Tally {
     runs: u32,
     failures: u16,
     ticks: u64,
+    layer_ticks: [u32; MAX_LAYERS],
+}
+
+impl Tally {
+    /// Forgets all but the failures.
+    fn restart(&mut self) {
+        *self = Self::new(self.failures);
+    }
+
+    fn new(failures: u16) -> Self {
+        Self {
+            runs: 0,
+            failures,
+            ticks: 0,
+            layer_ticks: [0; MAX_LAYERS],
+        }
+    }
 }
 
 /// Runs the model's golden vectors.
 fn self_test(model: &Model, engine: &mut Engine) -> Tally {
     let golden = model.golden();
-    let mut tally = Tally::default();
+    let mut tally = Tally::new(0);
     for index in 0..golden.count() {
         let output = timed(engine, &mut tally, |input| golden.fill(index, input));
         if output != golden.expected(index) {
@@ -101,27 +125,38 @@ fn self_test(model: &Model, engine: &mut Engine) -> Tally {
     tally
 }
 
-/// Answers what the host asks for.
-fn answer(model: &Model, engine: &mut Engine) -> Result<Tally, Exit> {
+/// Answers what the host asks for, and says how many inferences that were. They
+/// count in place of the self-tests, where there are any.
+fn answer(model: &Model, engine: &mut Engine, tally: &mut Tally) -> Result<u32, Exit> {
     let mut requests = Requests::open(model.input_shape().len())?;
-    let mut tally = Tally::default();
+    if requests.count() == 0 {
+        return Ok(0);
+    }
+    tally.restart();
     for _ in 0..requests.count() {
         let mut read = Ok(());
-        let output = timed(engine, &mut tally, |input| read = requests.read(input));
+        let output = timed(engine, tally, |input| read = requests.read(input));
         read?;
         requests.write(output)?;
     }
-    Ok(tally)
+    Ok(tally.runs)
 }
 
 /// One inference. What `fill` costs is not counted: it is no part of the network.
 fn timed<'e>(engine: &'e mut Engine, tally: &mut Tally, fill: impl FnOnce(&mut [i8])) -> &'e [i8] {
-    let mut start = 0;
-    let output = engine.infer(|input| {
+    let last = Cell::new(0);
+    let filled = |input: &mut [i8]| {
         fill(input);
-        start = clock::now();
+        last.set(clock::now());
+    };
+    let output = engine.infer_observed(filled, |layer| {
+        let now = clock::now();
+        let ticks = now - last.replace(now);
+        tally.ticks += ticks;
+        if let Some(sum) = tally.layer_ticks.get_mut(layer) {
+            *sum = sum.saturating_add(ticks.try_into().unwrap_or(u32::MAX));
+        }
     });
-    tally.ticks += clock::now() - start;
     tally.runs += 1;
     output
 }

@@ -46,6 +46,18 @@ impl<'m, 'a> Engine<'m, 'a> {
     /// fail. The input does not outlive the call: its bytes are used again by
     /// later layers.
     pub fn infer(&mut self, fill: impl FnOnce(&mut [i8])) -> &[i8] {
+        self.infer_observed(fill, |_| {})
+    }
+
+    /// As [`Engine::infer`], and calls `done` with the number of each layer, from 0,
+    /// when it has been computed, for whoever wants to know how long each one takes.
+    /// A convolution that is computed together with the max pool behind it is not
+    /// told apart from that.
+    pub fn infer_observed(
+        &mut self,
+        fill: impl FnOnce(&mut [i8]),
+        mut done: impl FnMut(usize),
+    ) -> &[i8] {
         fill(
             self.arena
                 .get_mut(self.model.input().range())
@@ -53,10 +65,14 @@ impl<'m, 'a> Engine<'m, 'a> {
         );
         let mut steps = self.model.steps();
         while let Some(step) = steps.next() {
-            if self.model.is_stored(step.output) {
-                self.run(&step, &step);
-            } else if let Some(pool) = steps.next() {
-                self.run(&step, &pool);
+            let last = if self.model.is_stored(step.output) {
+                Some(step)
+            } else {
+                steps.next()
+            };
+            if let Some(last) = last {
+                self.run(&step, &last);
+                done(usize::from(last.output) - 1);
             }
         }
         self.arena

@@ -1,9 +1,12 @@
 //! What a run on the device tells the host, as one postcard value, and why it ended.
 
+use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
+use crate::model::MAX_LAYERS;
+
 /// Result of one run of the firmware.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Self-test vectors of the model that were run.
     pub self_tests: u16,
@@ -17,11 +20,15 @@ pub struct Report {
     pub ticks: u64,
     /// Bytes of stack used at the deepest point, measured by painting.
     pub stack_bytes: u32,
+    /// Those ticks by layer, [`u32::MAX`] where they are more; of a convolution
+    /// that is computed with the max pool behind it, with those of the pool.
+    pub layer_ticks: Vec<u32, MAX_LAYERS>,
 }
 
 impl Report {
-    /// No report is longer: two `u16`, two `u32` and one `u64` as varints.
-    pub const MAX_BYTES: usize = 2 * 3 + 2 * 5 + 10;
+    /// No report is longer: two `u16`, two `u32`, one `u64`, and a number of `u32` as
+    /// varints.
+    pub const MAX_BYTES: usize = 2 * 3 + 2 * 5 + 10 + 1 + MAX_LAYERS * 5;
 
     /// The report as bytes for [`Report::decode`].
     pub fn encode<'b>(&self, buffer: &'b mut [u8; Self::MAX_BYTES]) -> &'b [u8] {
@@ -85,7 +92,7 @@ impl Exit {
 
 #[cfg(test)]
 mod tests {
-    use super::{Exit, Report};
+    use super::*;
 
     #[test]
     fn the_largest_report_fits_and_comes_back() {
@@ -95,6 +102,7 @@ mod tests {
             inferences: u32::MAX,
             ticks: u64::MAX,
             stack_bytes: u32::MAX,
+            layer_ticks: Vec::from_array([u32::MAX; MAX_LAYERS]),
         };
         let mut buffer = [0; Report::MAX_BYTES];
         assert_eq!(report.encode(&mut buffer).len(), Report::MAX_BYTES);

@@ -139,7 +139,7 @@ impl<'a> Model<'a> {
 
     /// Whether tensor `index` exists as a whole: not where its layer, a
     /// convolution, is computed together with the max pool behind it.
-    pub(crate) fn is_stored(&self, index: u8) -> bool {
+    pub fn is_stored(&self, index: u8) -> bool {
         self.unstored >> index & 1 == 0
     }
 

@@ -13,6 +13,7 @@ use serde::Serialize;
 use shared::Model;
 
 use super::Error;
+use super::layers::{LayerCost, costs, layer_table};
 use super::model::{ModelPath, parameters, parse};
 use crate::output::{Report, table, thousands};
 
@@ -54,19 +55,11 @@ pub struct Cost {
     pub macs: u64,
     pub params: usize,
     pub nonzeros: usize,
-    /// Multiply-accumulates of each layer that has some.
-    macs_by_layer: Vec<LayerMacs>,
+    layers: Vec<LayerCost>,
     #[serde(skip_serializing_if = "Option::is_none")]
     chip: Option<Verdict>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub smallest_chips: Vec<&'static Chip>,
-}
-
-#[derive(Serialize)]
-struct LayerMacs {
-    layer: usize,
-    kind: &'static str,
-    macs: u64,
 }
 
 #[derive(Serialize)]
@@ -108,8 +101,7 @@ impl Cost {
         let (params, nonzeros) = parameters(model);
         let model_bytes = model.file_bytes();
         let stack_bytes = run.report.stack_bytes;
-        let macs_by_layer: Vec<LayerMacs> =
-            model.steps().map(|step| layer_macs(model, &step)).collect();
+        let layers = costs(model, run);
         Ok(Self {
             board: board.name,
             model_bytes,
@@ -123,10 +115,10 @@ impl Cost {
             stack_bytes,
             ram_bytes: model.arena_bytes() as u64 + firmware.statics() + u64::from(stack_bytes),
             instructions: run.instructions_per_inference(),
-            macs: macs_by_layer.iter().map(|layer| layer.macs).sum(),
+            macs: layers.iter().map(|layer| layer.macs).sum(),
             params,
             nonzeros,
-            macs_by_layer,
+            layers,
             chip: None,
             smallest_chips: Vec::new(),
         })
@@ -145,14 +137,6 @@ impl Cost {
             flash_left: left(chip.flash, self.flash_bytes),
             ram_left: left(chip.ram, self.ram_bytes),
         }
-    }
-}
-
-fn layer_macs(model: &Model, step: &shared::model::Step) -> LayerMacs {
-    LayerMacs {
-        layer: usize::from(step.output) - 1,
-        kind: step.layer.kind(),
-        macs: model.macs(step),
     }
 }
 
@@ -214,7 +198,7 @@ impl fmt::Display for Cost {
             "stack, measured".to_owned(),
         ]);
         writeln!(f, "{rows}")?;
-        writeln!(f, "{}", self.macs_table())?;
+        writeln!(f, "{}", layer_table(&self.layers))?;
         writeln!(
             f,
             "{} instructions for {} MACs on {} (emulated: instructions, not cycles)",
@@ -251,21 +235,5 @@ impl fmt::Display for Cost {
             write!(f, "{rows}")?;
         }
         Ok(())
-    }
-}
-
-impl Cost {
-    fn macs_table(&self) -> comfy_table::Table {
-        let mut rows = table(["layer", "kind", "MACs", "share"]);
-        for layer in self.macs_by_layer.iter().filter(|layer| layer.macs > 0) {
-            let share = 100.0 * layer.macs as f64 / self.macs.max(1) as f64;
-            rows.add_row([
-                layer.layer.to_string(),
-                layer.kind.to_owned(),
-                thousands(layer.macs),
-                format!("{share:.1} %"),
-            ]);
-        }
-        rows
     }
 }

@@ -8,6 +8,7 @@ mod export;
 mod flash;
 mod footprint;
 mod inspect;
+mod layers;
 mod model;
 mod new;
 mod project;

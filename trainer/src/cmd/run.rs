@@ -12,6 +12,7 @@ use serde::Serialize;
 use shared::{Engine, Model};
 
 use super::Error;
+use super::layers::{LayerCost, costs, layer_table};
 use super::model::{ModelPath, parse};
 use crate::output::{Report, say, thousands};
 
@@ -48,6 +49,7 @@ pub struct Compared {
     #[serde(skip_serializing_if = "Option::is_none")]
     first_mismatch: Option<(usize, usize)>,
     stack_bytes: u32,
+    layers: Vec<LayerCost>,
 }
 
 impl Cmd {
@@ -107,6 +109,7 @@ impl Compared {
                 .find(differs)
                 .map(|(at, _)| (at / width, at % width)),
             stack_bytes: run.report.stack_bytes,
+            layers: costs(model, run),
         }
     }
 }
@@ -141,7 +144,12 @@ impl Report for Compared {
 
 impl fmt::Display for Compared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "board         {} (emulated)", self.board)?;
+        writeln!(f, "{}", layer_table(&self.layers))?;
+        writeln!(
+            f,
+            "board         {} (emulated: instructions, not cycles)",
+            self.board
+        )?;
         writeln!(f, "self-test     {} vectors pass", self.self_tests)?;
         writeln!(f, "inferences    {}", self.inferences)?;
         writeln!(f, "instructions  {} each", thousands(self.instructions))?;

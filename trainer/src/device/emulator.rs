@@ -29,6 +29,8 @@ pub struct EmulatorRun {
     pub report: Report,
     /// Instructions of all inferences together, exact to one tick of SysTick in each.
     pub instructions: u64,
+    /// Those instructions by layer, as [`Report::layer_ticks`].
+    pub by_layer: Vec<u64>,
     /// What the firmware said.
     pub log: Vec<String>,
 }
@@ -36,11 +38,20 @@ pub struct EmulatorRun {
 impl EmulatorRun {
     /// Mean of the inferences, or of the self-tests where the host asked for none.
     pub fn instructions_per_inference(&self) -> u64 {
+        self.instructions / self.runs()
+    }
+
+    /// The same by layer.
+    pub fn layer_instructions(&self) -> Vec<u64> {
+        self.by_layer.iter().map(|sum| sum / self.runs()).collect()
+    }
+
+    fn runs(&self) -> u64 {
         let runs = match self.report.inferences {
             0 => self.report.self_tests.into(),
             inferences => inferences,
         };
-        self.instructions / u64::from(runs.max(1))
+        u64::from(runs.max(1))
     }
 }
 
@@ -213,10 +224,13 @@ fn collect(board: &Board, folder: &Folder, log: Vec<String>) -> Result<EmulatorR
         .into_iter()
         .map(|byte| byte as i8)
         .collect();
+    let ticks = report.layer_ticks.iter();
+    let by_layer = ticks.map(|&ticks| board.work(ticks.into()));
     Ok(EmulatorRun {
         outputs,
-        report,
         instructions: board.work(report.ticks),
+        by_layer: by_layer.collect(),
+        report,
         log,
     })
 }
@@ -341,6 +355,7 @@ mod tests {
             inferences: 1,
             ticks: 10,
             stack_bytes: 100,
+            layer_ticks: [7, 3].into_iter().collect(),
         }
     }
 
@@ -390,9 +405,10 @@ mod tests {
     fn a_finished_run_is_collected() {
         let run = outcome(&board(), &[], &finished(0), exit(0), vec![]).unwrap();
         assert_eq!(
-            (run.outputs, run.report, run.instructions),
-            (vec![1, -1], report(0), 400)
+            (&run.outputs, &run.report, run.instructions),
+            (&vec![1, -1], &report(0), 400)
         );
+        assert_eq!(run.layer_instructions(), [280, 120]);
     }
 
     #[test]

@@ -465,6 +465,7 @@ mod tests {
             self_test_failures: 1,
             inferences: 0,
             ticks: 9,
+            layer_ticks: [1, 2].into_iter().collect(),
             stack_bytes: 8,
         };
         let mut bytes = [0; Report::MAX_BYTES];
