@@ -83,6 +83,39 @@ fn build_measures_the_chip() {
     // products that the second pool drops are left out.
     assert!(number(report, "/run/instructions") > 0.4 * size("macs"));
     assert_eq!(number(report, "/run/mismatched_bytes"), 0.0);
+    layers_add_up(&report["footprint"]);
+    layers_add_up(&report["run"]);
+}
+
+/// The instructions of all layers are those of the inference, but for the rounding
+/// of a mean of each.
+fn layers_add_up(report: &Value) {
+    let layers = report["layers"].as_array().unwrap();
+    let sum: f64 = layers.iter().map(|l| number(l, "/instructions")).sum();
+    let all = number(report, "/instructions");
+    assert!((0.0..=9.0).contains(&(all - sum)), "{sum} of {all}");
+    // Both convolutions with their pools, flatten, two dense layers and softmax.
+    assert_eq!(layers.len(), 6);
+    for layer in layers {
+        let macs = number(layer, "/macs");
+        assert!(macs == 0.0 || number(layer, "/instructions") > 0.2 * macs);
+    }
+}
+
+#[test]
+fn export_leaves_zeros_out_where_that_pays() {
+    let report = &Built::example().report;
+    let layouts = report["export"]["layouts"].as_array().unwrap();
+    let names: Vec<&str> = layouts.iter().filter_map(|l| l["layer"].as_str()).collect();
+    assert_eq!(names, ["conv2d_1", "conv2d_2", "dense_1", "dense_2"]);
+    for layout in layouts {
+        let cost = |stored: &str| number(layout, &format!("/{stored}/instructions"));
+        assert_eq!(layout["is_sparse"], cost("sparse") < cost("dense"));
+    }
+    // Of this layer hardly a weight is left.
+    assert_eq!(layouts[2]["is_sparse"], true);
+    assert!(number(&layouts[2], "/sparse/bytes") < 0.2 * number(&layouts[2], "/dense/bytes"));
+    assert!(number(report, "/export/model_bytes") < 0.4 * number(report, "/export/params"));
 }
 
 #[test]

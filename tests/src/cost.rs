@@ -176,7 +176,7 @@ fn estimate(model: &Model) -> Option<u64> {
     let (Some(step), None) = (steps.next(), steps.next()) else {
         return None;
     };
-    let candidate = Candidate::new(&step.layer, model.input_shape(), model.output_shape())?;
+    let candidate = Candidate::new(model, &step)?;
     let cost = match step.layout {
         Layout::Dense => candidate.dense(),
         Layout::Sparse { entries } => candidate.sparse(entries as usize),

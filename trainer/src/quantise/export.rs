@@ -109,7 +109,7 @@ pub fn export(
     let names: Vec<&str> = nodes.map(|node| node.name.as_str()).collect();
     Ok(Exported {
         dead_channels: dead_channels.collect(),
-        layouts: choose(&mut file, &names, options.prefer),
+        layouts: choose(&mut file, &names, options.prefer)?,
         bytes: file.to_bytes()?,
     })
 }

@@ -2,12 +2,14 @@
 //! that are not 0, and which of both a model file gets.
 
 use serde::{Deserialize, Serialize};
+use shared::Model;
+use shared::kernels::conv2d::POOL;
 use shared::kernels::{lanes, sparse, tile};
-use shared::layer::{Layer, ParamShape, Shape};
-use shared::model::Sources;
+use shared::layer::{Layer, ParamShape};
+use shared::model::Step;
 
 use super::sparse::count;
-use super::writer::{Block, ModelFile};
+use super::writer::{Block, ModelFile, WriteError};
 
 /// What export makes small where it chooses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -51,28 +53,26 @@ pub struct Choice {
 }
 
 /// Chooses for each convolution and dense layer; `names` are those of all layers.
-pub fn choose(file: &mut ModelFile, names: &[&str], prefer: Prefer) -> Vec<Choice> {
-    let mut shapes = vec![file.input];
+pub fn choose(
+    file: &mut ModelFile,
+    names: &[&str],
+    prefer: Prefer,
+) -> Result<Vec<Choice>, WriteError> {
+    let bytes = file.to_bytes()?;
+    let model = Model::parse(&bytes)?;
     let mut choices = Vec::new();
-    for (layer, name) in file.layers.iter_mut().zip(names) {
-        let (Sources::One(a) | Sources::Two(a, _)) = layer.node.sources;
-        let Some(&input) = shapes.get(usize::from(a)) else {
-            break; // the writer says what is wrong
-        };
-        // An addition has the shape of its inputs.
-        let output = layer.node.layer.output_shape(&[input]).unwrap_or(input);
-        shapes.push(output);
+    for ((layer, step), name) in file.layers.iter_mut().zip(model.steps()).zip(names) {
         let (Block::Conv { weights, .. } | Block::Dense { weights, .. }) = &layer.block else {
             continue;
         };
-        let Some(candidate) = Candidate::new(&layer.node.layer, input, output) else {
+        let Some(candidate) = Candidate::new(&model, &step) else {
             continue;
         };
         let choice = candidate.choose((*name).to_owned(), weights, prefer);
         layer.sparse = choice.is_sparse;
         choices.push(choice);
     }
-    choices
+    Ok(choices)
 }
 
 /// Instructions, fitted to what layers of many shapes take on the emulated
@@ -128,16 +128,25 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// A convolution or a dense layer; `None` for another one.
-    pub fn new(layer: &Layer, input: Shape, output: Shape) -> Option<Self> {
-        let is_conv = match layer {
+    /// A convolution or a dense layer of a model; `None` for another one.
+    pub fn new(model: &Model, step: &Step) -> Option<Self> {
+        let input = model.tensor(step.inputs[0]).shape;
+        let output = model.tensor(step.output).shape;
+        // A max pool of 2x2 leaves out a last row or column that is over.
+        let even = |side: usize| side - side % POOL;
+        let positions = if model.is_stored(step.output) {
+            output.height() * output.width()
+        } else {
+            even(output.height()) * even(output.width())
+        };
+        let is_conv = match step.layer {
             Layer::Conv2d(_) => true,
             Layer::Dense(_) => false,
             _ => return None,
         };
         Some(Self {
-            params: layer.params(input)?,
-            positions: output.height() * output.width(),
+            params: model.params(step)?,
+            positions,
             is_conv,
             fours: input.channels().is_multiple_of(4),
         })
@@ -221,8 +230,8 @@ impl Candidate {
 mod tests {
     use std::num::NonZeroU16;
 
-    use shared::layer::{Activation, Dense};
-    use shared::model::{Node, Quant, Resize};
+    use shared::layer::{Activation, Dense, Shape};
+    use shared::model::{Node, Quant, Resize, Sources};
 
     use super::super::writer::WrittenLayer;
     use super::*;
@@ -262,7 +271,7 @@ mod tests {
     fn choice(nonzero_of: usize, prefer: Prefer) -> Choice {
         let weights = (0..4000).map(|i| i8::from(i % nonzero_of == 0)).collect();
         let mut file = dense_layer(weights);
-        let choices = choose(&mut file, &["only"], prefer);
+        let choices = choose(&mut file, &["only"], prefer).unwrap();
         assert_eq!(file.layers[0].sparse, choices[0].is_sparse);
         choices.into_iter().next().unwrap()
     }
