@@ -97,9 +97,11 @@ fn integer(table: &Table, key: &str) -> Result<u32, Box<dyn Error>> {
 
 fn link(out: &Path) {
     println!("cargo::rustc-link-search={}", out.display());
-    for argument in ["--nmagic", "-Tlink.x", "-Tdefmt.x"] {
+    for argument in ["--nmagic", "-Tlink.x"] {
         println!("cargo::rustc-link-arg-bins={argument}");
+        println!("cargo::rustc-link-arg-examples={argument}");
     }
+    println!("cargo::rustc-link-arg-bins=-Tdefmt.x");
     // Without it defmt compiles every message below an error away.
     println!("cargo::rustc-env=DEFMT_LOG=info");
 }

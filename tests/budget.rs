@@ -16,6 +16,8 @@ struct Budget {
     margin: f64,
     /// Flash of the firmware without a model, in bytes.
     firmware_flash_bytes: u64,
+    /// Flash of the engine alone, in bytes.
+    engine_flash_bytes: u64,
     /// Instructions of one inference.
     instructions: BTreeMap<String, u64>,
     /// RAM for activations in bytes.
@@ -34,11 +36,18 @@ impl Budget {
         let of = |table: &BTreeMap<String, u64>, name| table.get(name).copied().unwrap_or(0);
         let with_margin =
             |bytes_or_count: u64| (bytes_or_count as f64 * (1.0 + self.margin)) as u64;
-        let mut rows = vec![(
-            "bytes of flash for the firmware".to_owned(),
-            with_margin(self.firmware_flash_bytes),
-            costs.firmware_flash_bytes,
-        )];
+        let mut rows = vec![
+            (
+                "bytes of flash for the firmware".to_owned(),
+                with_margin(self.firmware_flash_bytes),
+                costs.firmware_flash_bytes,
+            ),
+            (
+                "bytes of flash for the engine".to_owned(),
+                with_margin(self.engine_flash_bytes),
+                costs.engine_flash_bytes,
+            ),
+        ];
         for cost in costs.dense() {
             let name = cost.name;
             let budget = with_margin(of(&self.instructions, name));

@@ -47,6 +47,8 @@ fn print_table(costs: &Costs) {
     }
     let flash = costs.firmware_flash_bytes;
     println!("flash of the firmware without a model: {flash} bytes");
+    let flash = costs.engine_flash_bytes;
+    println!("flash of the engine alone, start-up code and vector table with it: {flash} bytes");
     let count = costs.mismatched_bytes();
     println!("output bytes that differ from this machine: {count}");
 }

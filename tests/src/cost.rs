@@ -85,6 +85,9 @@ pub struct Costs {
     pub sparse: Vec<Cost>,
     /// Flash of the firmware without a model, in bytes.
     pub firmware_flash_bytes: u64,
+    /// Flash of the engine alone, with the start-up code and the vector table of
+    /// `firmware/examples/bare.rs`, in bytes.
+    pub engine_flash_bytes: u64,
 }
 
 impl Costs {
@@ -92,8 +95,7 @@ impl Costs {
     pub fn measure() -> Self {
         let board = Board::named(BOARD).expect("a board of the firmware");
         let elf = firmware::build(&board).unwrap_or_else(|error| panic!("{error}"));
-        let bytes = std::fs::read(&elf).expect("the firmware that was just built");
-        let footprint = Footprint::of_elf(&bytes).expect("a firmware");
+        let bare = firmware::build_bare(&board).unwrap_or_else(|error| panic!("{error}"));
         let run = |(name, model): (&'static str, ModelFile)| measure(&board, &elf, name, &model);
         let networks: Vec<Cost> = networks().map(run).collect();
         for (cost, (name, .., macs)) in networks.iter().zip(NETWORKS) {
@@ -103,7 +105,8 @@ impl Costs {
             networks,
             layers: layers().into_iter().map(run).collect(),
             sparse: sparse_layers().map(run).collect(),
-            firmware_flash_bytes: footprint.flash(),
+            firmware_flash_bytes: flash(&elf),
+            engine_flash_bytes: flash(&bare),
         }
     }
 
@@ -142,12 +145,19 @@ impl Costs {
         object.insert("sparse90".to_owned(), Value::Object(ratios.collect()));
         object.insert("layers".to_owned(), Value::Object(named(&self.layers)));
         let numbers = [
+            ("engine_flash_bytes", json!(self.engine_flash_bytes)),
             ("firmware_flash_bytes", json!(self.firmware_flash_bytes)),
             ("mismatched_bytes", json!(self.mismatched_bytes())),
         ];
         object.extend(numbers.map(|(name, value)| (name.to_owned(), value)));
         Value::Object(object)
     }
+}
+
+fn flash(elf: &Path) -> u64 {
+    let bytes = std::fs::read(elf).expect("what was just built");
+    let footprint = Footprint::of_elf(&bytes).expect("a program for a chip");
+    footprint.flash()
 }
 
 fn measure(board: &Board, elf: &Path, name: &'static str, file: &ModelFile) -> Cost {

@@ -61,6 +61,36 @@ pub fn source() -> Result<PathBuf, FirmwareError> {
 
 /// Builds the firmware for a board and gives the path of its ELF. What is built already is not built again.
 pub fn build(board: &Board) -> Result<PathBuf, FirmwareError> {
+    build_program(board, &FIRMWARE)
+}
+
+/// As [`build`], the program of `firmware/examples/bare.rs`: the engine and nothing else, to weigh it.
+pub fn build_bare(board: &Board) -> Result<PathBuf, FirmwareError> {
+    build_program(board, &BARE)
+}
+
+/// One program of the firmware's package.
+struct Program {
+    /// What chooses it on cargo's command line.
+    arguments: &'static [&'static str],
+    /// Where cargo puts it, in the folder of the target.
+    built: &'static str,
+    /// What follows the board's name where it is kept.
+    suffix: &'static str,
+}
+
+const FIRMWARE: Program = Program {
+    arguments: &["--bins"],
+    built: "firmware/espalier-firmware",
+    suffix: "",
+};
+const BARE: Program = Program {
+    arguments: &["--example", "bare"],
+    built: "firmware/examples/bare",
+    suffix: "-bare",
+};
+
+fn build_program(board: &Board, program: &Program) -> Result<PathBuf, FirmwareError> {
     let source = source()?;
     let toolchain = Toolchain::find(&board.target)?;
     let target = target_folder(&source)?;
@@ -71,11 +101,10 @@ pub fn build(board: &Board) -> Result<PathBuf, FirmwareError> {
     // All boards share one target folder and so most of what is compiled, but cargo puts every board's ELF at the same
     // place. Nobody else may build until it is copied from there.
     let _lock = lock(&target.join("espalier.lock"))?;
-    compile(board, &toolchain, &source, &target)?;
-    let built = target
-        .join(&board.target)
-        .join("firmware/espalier-firmware");
-    keep(&built, &target.join(format!("{}.elf", board.name)))
+    compile(board, program, &toolchain, &source, &target)?;
+    let built = target.join(&board.target).join(program.built);
+    let kept = format!("{}{}.elf", board.name, program.suffix);
+    keep(&built, &target.join(kept))
 }
 
 /// A folder of its own, so that the cargo that runs this program does not stand in the way.
@@ -99,6 +128,7 @@ fn lock(path: &Path) -> Result<File, FirmwareError> {
 
 fn compile(
     board: &Board,
+    program: &Program,
     toolchain: &Toolchain,
     source: &Path,
     target: &Path,
@@ -107,6 +137,7 @@ fn compile(
     let mut cargo = toolchain.cargo_build(&board.target, &board.cpu);
     cargo
         .args(["--profile", "firmware", "--features", board.name])
+        .args(program.arguments)
         .current_dir(source);
     cargo.arg("--target-dir").arg(target);
     let output = cargo.output().map_err(|source| FirmwareError::Cargo {
