@@ -31,11 +31,13 @@ fn panic(_: &core::panic::PanicInfo) -> ! {
 /// Everything from boot to the report.
 fn serve(board: Board) -> Result<(), Exit> {
     // The host, which has the same check, says why: the words for it would be a tenth of this firmware.
-    let model = Model::parse(board.model).map_err(|_| {
+    let parsed = Model::parse(board.model);
+    // Not moved: a second one would take another kilobyte of stack.
+    let Ok(model) = &parsed else {
         error!("model at {=usize:#x} refused", board::MODEL_ADDRESS);
-        Exit::ModelRefused
-    })?;
-    let mut engine = Engine::new(&model, board.arena).map_err(|reason| {
+        return Err(Exit::ModelRefused);
+    };
+    let mut engine = Engine::new(model, board.arena).map_err(|reason| {
         error!(
             "arena: the model needs {=usize} bytes, {=str} has {=usize}",
             reason.needed,
@@ -44,9 +46,9 @@ fn serve(board: Board) -> Result<(), Exit> {
         );
         Exit::ArenaTooSmall
     })?;
-    let mut tally = self_test(&model, &mut engine);
+    let mut tally = self_test(model, &mut engine);
     let tests = tally.runs;
-    let inferences = answer(&model, &mut engine, &mut tally)?;
+    let inferences = answer(model, &mut engine, &mut tally)?;
     save(tests, inferences, &tally, model.steps().count())
 }
 

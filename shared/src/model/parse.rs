@@ -19,25 +19,30 @@ impl<'a> Model<'a> {
     ///
     /// `bytes` may be longer than the file, such as a whole flash region.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
-        Self::read(bytes, Self::place_tensors)
+        // In place, and one after the other: a model takes a kilobyte of stack, and so
+        // does each of the tables behind these two.
+        let mut parsed = Self::read(bytes);
+        if let Ok(model) = &mut parsed
+            && let Err(error) = model.place_tensors()
+        {
+            parsed = Err(error);
+        }
+        parsed
     }
 
     /// What each tensor asks of the arena, and the kernel that writes it, for the
     /// host to make a plan with. All checks but that of the plan in the file.
     pub fn demands(bytes: &'a [u8]) -> Result<Vec<(Demand, Kernel), MAX_TENSORS>, ParseError> {
-        let model = Self::read(bytes, |_| Ok(()))?;
+        let model = Self::read(bytes)?;
         let mut demands = Vec::new();
         model.tensor_demands(&mut demands);
         let with_kernel = |(tensor, demand)| (demand, model.kernel(tensor));
         Ok(demands.into_iter().enumerate().map(with_kernel).collect())
     }
 
-    /// All checks but that of the plan, which `place` does.
-    #[inline(never)] // what it needs is gone before anything is inferred
-    fn read(
-        bytes: &'a [u8],
-        place: impl FnOnce(&mut Self) -> Result<(), ParseError>,
-    ) -> Result<Self, ParseError> {
+    /// All checks but that of the plan.
+    #[inline(never)] // what it needs is gone before anything is placed or inferred
+    fn read(bytes: &'a [u8]) -> Result<Self, ParseError> {
         let header = Header::parse(bytes)?;
         let mut reader = Reader {
             file: header.file,
@@ -69,7 +74,6 @@ impl<'a> Model<'a> {
         model.check_parameters()?;
         model.check_readers()?;
         model.unstored = model.fused_convolutions();
-        place(&mut model)?;
         Ok(model)
     }
 
