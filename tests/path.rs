@@ -103,6 +103,26 @@ fn layers_add_up(report: &Value) {
 }
 
 #[test]
+fn export_knows_what_layers_cost() {
+    if !can_emulate("export_knows_what_layers_cost") {
+        return;
+    }
+    let report = &Built::example().report;
+    // Flatten and softmax have no weights.
+    let measured = report["footprint"]["layers"].as_array().unwrap().iter();
+    let measured = measured.filter(|layer| number(layer, "/macs") > 0.0);
+    let estimated = report["export"]["layouts"].as_array().unwrap();
+    for (layer, choice) in measured.zip(estimated) {
+        let stored = match choice["is_sparse"] == true {
+            true => "/sparse/instructions",
+            false => "/dense/instructions",
+        };
+        let ratio = number(choice, stored) / number(layer, "/instructions");
+        assert!((0.9..1.1).contains(&ratio), "{choice} {layer}");
+    }
+}
+
+#[test]
 fn export_leaves_zeros_out_where_that_pays() {
     let report = &Built::example().report;
     let layouts = report["export"]["layouts"].as_array().unwrap();

@@ -95,6 +95,7 @@ impl Kernel {
 /// How many bytes before its input a convolution's output has to start, so that
 /// no byte is written before it has been read for the last time; negative where
 /// it may start behind.
+#[inline(never)]
 pub fn lag(positions: &Positions) -> i64 {
     let Positions {
         window,
@@ -183,6 +184,7 @@ struct Placed<'a> {
 impl Placed<'_> {
     /// Whether the step that writes this tensor, with its scratch, leaves an earlier
     /// tensor, or this one, as it has to be.
+    #[inline(never)]
     fn leaves_room_for(&self, old: Placed, kernel: impl Fn(usize) -> Kernel) -> bool {
         let last = usize::from(old.demand.last);
         if last < self.tensor || old.demand.size == 0 {

@@ -10,6 +10,7 @@ use espalier::device::{Board, firmware};
 use serde::Serialize;
 
 use super::Error;
+use super::layers::{LayerCost, Unit, costs, layer_table};
 use super::model::{ModelPath, parse};
 use super::project::stop_on_ctrl_c;
 use crate::output::{Report, say, thousands};
@@ -39,6 +40,7 @@ pub struct Flashed {
     /// Mean of one inference.
     cycles: u64,
     stack_bytes: u32,
+    layers: Vec<LayerCost>,
 }
 
 impl Cmd {
@@ -58,7 +60,10 @@ impl Cmd {
         };
         let report = probe::flash(&board, &elf, &bytes, &options, &mut |line| say(line))?;
         let runs = u64::from(report.inferences.max(report.self_tests.into()).max(1));
+        let ticks = report.layer_ticks.iter();
+        let by_layer: Vec<u64> = ticks.map(|&t| board.work(t.into()) / runs).collect();
         Ok(Flashed {
+            layers: costs(&model, &by_layer, Unit::Cycles),
             board: board.name,
             self_tests: report.self_tests,
             self_test_failures: report.self_test_failures,
@@ -83,6 +88,7 @@ impl Report for Flashed {
 impl fmt::Display for Flashed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let passed = self.self_tests - self.self_test_failures;
+        writeln!(f, "{}", layer_table(&self.layers))?;
         writeln!(f, "board      {}", self.board)?;
         writeln!(f, "self-test  {passed} of {} vectors pass", self.self_tests)?;
         writeln!(f, "inference  {} cycles", thousands(self.cycles))?;

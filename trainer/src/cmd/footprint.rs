@@ -13,7 +13,7 @@ use serde::Serialize;
 use shared::Model;
 
 use super::Error;
-use super::layers::{LayerCost, costs, layer_table};
+use super::layers::{LayerCost, Unit, costs, layer_table};
 use super::model::{ModelPath, parameters, parse};
 use crate::output::{Report, table, thousands};
 
@@ -101,7 +101,7 @@ impl Cost {
         let (params, nonzeros) = parameters(model);
         let model_bytes = model.file_bytes();
         let stack_bytes = run.report.stack_bytes;
-        let layers = costs(model, run);
+        let layers = costs(model, &run.layer_instructions(), Unit::Instructions);
         Ok(Self {
             board: board.name,
             model_bytes,

@@ -41,6 +41,8 @@ struct LayerRow {
     arena_offset: u32,
     params: usize,
     nonzeros: usize,
+    /// Whether its zeros are left out of the file.
+    is_sparse: bool,
     bytes: usize,
     macs: u64,
 }
@@ -77,6 +79,7 @@ fn row(model: &Model, step: &Step) -> LayerRow {
         arena_offset: output.offset,
         params,
         nonzeros,
+        is_sparse: step.layout.is_sparse(),
         bytes: block_bytes(&step.layer, step.layout, input.shape),
         macs: model.macs(step),
     }
@@ -108,6 +111,7 @@ impl fmt::Display for Inspection {
             "arena at",
             "params",
             "non-zero",
+            "stored",
             "bytes",
             "MACs",
         ]);
@@ -123,6 +127,11 @@ impl fmt::Display for Inspection {
                 row.arena_offset.to_string(),
                 thousands(row.params as u64),
                 thousands(row.nonzeros as u64),
+                match (row.is_sparse, row.params) {
+                    (true, _) => "without zeros".to_owned(),
+                    (false, 0) => String::new(),
+                    (false, _) => "with zeros".to_owned(),
+                },
                 thousands(row.bytes as u64),
                 thousands(row.macs),
             ]);

@@ -12,7 +12,7 @@ use serde::Serialize;
 use shared::{Engine, Model};
 
 use super::Error;
-use super::layers::{LayerCost, costs, layer_table};
+use super::layers::{LayerCost, Unit, costs, layer_table};
 use super::model::{ModelPath, parse};
 use crate::output::{Report, say, thousands};
 
@@ -109,7 +109,7 @@ impl Compared {
                 .find(differs)
                 .map(|(at, _)| (at / width, at % width)),
             stack_bytes: run.report.stack_bytes,
-            layers: costs(model, run),
+            layers: costs(model, &run.layer_instructions(), Unit::Instructions),
         }
     }
 }
