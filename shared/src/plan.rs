@@ -111,13 +111,13 @@ pub fn lag(positions: &Positions) -> i64 {
         (rows.input.start * input.width() + columns.input.start) * input.channels()
     };
     let count = output.height() * output.width();
-    let group = positions.group();
+    let group = positions.way.group();
     let mut needed = input.len();
     let mut lag = i64::MIN;
     for first in (0..count).step_by(group).rev() {
         let end = (first + group).min(count);
         lag = lag.max((end * output.channels()) as i64 - needed as i64);
-        let tile = 0..(end - first) * positions.pooled();
+        let tile = 0..(end - first) * positions.way.per_output();
         let starts = tile.map(|position| start(positions.at(first, position)));
         needed = needed.min(starts.min().unwrap_or(needed));
     }
@@ -270,9 +270,9 @@ mod tests {
         let (top, left) = window.padding_before(input);
         let mut written = i64::MIN;
         let count = output.height() * output.width();
-        for first in (0..count).step_by(positions.group()) {
-            let outputs = positions.group().min(count - first);
-            for position in 0..outputs * positions.pooled() {
+        for first in (0..count).step_by(positions.way.group()) {
+            let outputs = positions.way.group().min(count - first);
+            for position in 0..outputs * positions.way.per_output() {
                 let (y, x) = positions.at(first, position);
                 for (ky, kx) in (0..window.kernel.height())
                     .flat_map(|y| (0..window.kernel.width()).map(move |x| (y, x)))

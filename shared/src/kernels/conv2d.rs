@@ -30,25 +30,6 @@ pub struct Positions {
 }
 
 impl Positions {
-    /// Positions of one tile, a multiple of [`QUAD`].
-    pub fn tile(&self) -> usize {
-        if self.way.sparse {
-            sparse::POSITIONS
-        } else {
-            tile::POSITIONS
-        }
-    }
-
-    /// Positions of which one output is made.
-    pub fn pooled(&self) -> usize {
-        if self.way.pooled { POOL * POOL } else { 1 }
-    }
-
-    /// Outputs, per channel, that are written at a time.
-    pub fn group(&self) -> usize {
-        self.tile() / self.pooled()
-    }
-
     /// Row and column of the window at a position of the tile that starts with
     /// output number `first`.
     #[inline(always)]
@@ -64,6 +45,37 @@ impl Positions {
             (POOL * y + down, POOL * x + right)
         } else {
             at(first + position)
+        }
+    }
+}
+
+impl Way {
+    /// Positions of one tile of a convolution, a multiple of [`QUAD`].
+    pub fn tile(self) -> usize {
+        if self.sparse {
+            sparse::POSITIONS
+        } else {
+            tile::POSITIONS
+        }
+    }
+
+    /// Positions of which one output of a convolution is made.
+    pub fn per_output(self) -> usize {
+        if self.pooled { POOL * POOL } else { 1 }
+    }
+
+    /// Outputs of a convolution, per channel, that are written at a time.
+    pub fn group(self) -> usize {
+        self.tile() / self.per_output()
+    }
+
+    /// Outputs of a convolution that are written at one position: where two filters
+    /// share their weights, an even number.
+    fn stride(self, filters: usize) -> usize {
+        if self.sparse {
+            filters
+        } else {
+            filters.next_multiple_of(2)
         }
     }
 }
@@ -88,13 +100,7 @@ pub struct Conv2d<'a> {
 /// Bytes of scratch of [`conv2d`], a multiple of 4.
 pub fn scratch_bytes(fan_in: usize, input: Shape, output: Shape, way: Way) -> usize {
     let (filters, positions) = (output.channels(), output.height() * output.width());
-    let tile = if way.sparse {
-        sparse::POSITIONS
-    } else {
-        tile::POSITIONS
-    };
-    let rows = if way.pooled { tile / QUAD } else { tile };
-    let stride = stride(filters, way);
+    let (rows, stride) = (way.group(), way.stride(filters));
     let staging = if stride == filters && positions.is_multiple_of(rows) {
         0
     } else {
@@ -106,16 +112,6 @@ pub fn scratch_bytes(fan_in: usize, input: Shape, output: Shape, way: Way) -> us
         column_words(fan_in) + taps(fan_in, input).div_ceil(2)
     };
     4 * (columns + staging.div_ceil(4))
-}
-
-/// Outputs that are written at one position: where two filters share their weights,
-/// an even number.
-fn stride(filters: usize, way: Way) -> usize {
-    if way.sparse {
-        filters
-    } else {
-        filters.next_multiple_of(2)
-    }
 }
 
 /// Words of the columns of `fan_in` taps.
@@ -141,13 +137,11 @@ fn taps(fan_in: usize, input: Shape) -> usize {
 /// after their windows have been read, so that the output may overlap the input as
 /// far as [`crate::plan::lag`] says.
 pub fn conv2d(memory: Memory, conv: Conv2d) {
-    let Conv2d { window, input, .. } = conv;
+    let input = conv.input;
     let ConvParams { weights, channels } = conv.params;
-    let Some(fan_in) = window.kernel.area().checked_mul(input.shape.channels()) else {
-        return; // parse lets no such layer through
-    };
     match weights {
         Weights::Lanes(weights) => {
+            let fan_in = weights.fan_in();
             let (columns, rest) = split(memory.scratch, column_words(fan_in));
             // Words of fewer than four taps, and padding, stay real 0.
             columns.fill(0);
@@ -165,11 +159,9 @@ pub fn conv2d(memory: Memory, conv: Conv2d) {
             walk(memory.tensors, staging, &conv, false, &mut tile);
         }
         Weights::Sparse(weights) => {
-            let words = fan_in * size_of::<Column>() / 4;
+            let words = weights.fan_in() * size_of::<Column>() / 4;
             let (columns, staging) = split(memory.scratch, words);
-            let columns = bytemuck::cast_slice_mut::<_, i16>(columns)
-                .as_chunks_mut()
-                .0;
+            let (columns, _) = bytemuck::cast_slice_mut::<_, i16>(columns).as_chunks_mut();
             let mut tile = SparseTile {
                 columns,
                 zero_point: input.zero_point as i16,
@@ -196,8 +188,7 @@ fn walk(tensors: &mut [i8], staging: &mut [u32], conv: &Conv2d, sparse: bool, ti
     let gather = Gather::new(walk, input);
     let staging: &mut [i8] = bytemuck::cast_slice_mut(staging);
     let filters = output.shape.channels();
-    let stride = stride(filters, way);
-    let rows = walk.group();
+    let (rows, stride) = (way.group(), way.stride(filters));
     let positions = output.shape.height() * output.shape.width();
     for first in (0..positions).step_by(rows) {
         gather.tile(tensors, first, tile);
@@ -350,7 +341,7 @@ impl Gather {
     /// Brings in what the windows of a tile cover, four positions at a time.
     /// Positions behind the last one cover nothing.
     fn tile(&self, tensors: &[i8], first: usize, tile: &mut dyn Tile) {
-        for quad in (0..self.walk.tile()).step_by(QUAD) {
+        for quad in (0..self.walk.way.tile()).step_by(QUAD) {
             self.quad(tensors, first, quad, tile);
         }
     }
