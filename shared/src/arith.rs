@@ -77,16 +77,40 @@ pub const fn scale(x: i32, factor: f64) -> i32 {
         return 0; // a factor below 2^-1022 leaves nothing of any x
     }
     let mantissa = 1 << 52 | bits & ((1 << 52) - 1);
-    let (product, dropped) = multiply_53_bits(x.unsigned_abs(), mantissa);
-    let size = match 1075 - exponent - dropped {
-        55.. => 0,
-        right @ 1..=54 => (product + (1 << (right - 1))) >> right,
-        _ => u64::MAX,
+    let size = match scaled_far_from_a_tie(x.unsigned_abs(), mantissa, 1022 - exponent) {
+        Some(size) => size,
+        None => scaled(x.unsigned_abs(), mantissa, 1075 - exponent),
     };
     let sign = x >> 31;
     let limit = i32::MAX as u64 + (sign & 1) as u64;
     let size = if size < limit { size } else { limit };
     (size as i32 ^ sign).wrapping_sub(sign)
+}
+
+/// round(x * mantissa / 2^(53 + right)) from 32 bits of each, where what is left out
+/// can not change it: less than 2 in units of 2^-right.
+const fn scaled_far_from_a_tie(x: u32, mantissa: u64, right: i32) -> Option<u64> {
+    if right < 2 || right > 31 {
+        return None;
+    }
+    let high = (x as u64 * (mantissa >> 21) >> 32) as u32;
+    let up = high + (1 << (right - 1));
+    let mask = (1 << right) - 1;
+    if (up & mask) + 2 <= mask {
+        Some((up >> right) as u64)
+    } else {
+        None
+    }
+}
+
+/// round(x * mantissa / 2^right) of the product rounded to 53 bits, ties upwards.
+const fn scaled(x: u32, mantissa: u64, right: i32) -> u64 {
+    let (product, dropped) = multiply_53_bits(x, mantissa);
+    match right - dropped {
+        55.. => 0,
+        right @ 1..=54 => (product + (1 << (right - 1))) >> right,
+        _ => u64::MAX,
+    }
 }
 
 /// `x * mantissa` for a mantissa of 53 bits, rounded to 53 bits, ties to even,

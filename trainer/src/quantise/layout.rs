@@ -107,14 +107,14 @@ const DENSE_DENSE: Table = Table {
     positions: 1,
     tile: 1310.0,
     tap: [2.62; 2],
-    filter: [156.5; 2],
+    filter: [99.5; 2],
     weight: 3.73,
 };
 const DENSE_SPARSE: Table = Table {
     positions: 1,
     tile: 1317.0,
     tap: [0.0; 2],
-    filter: [174.2; 2],
+    filter: [117.0; 2],
     weight: 3.75,
 };
 
