@@ -93,7 +93,7 @@ const fn scaled_far_from_a_tie(x: u32, mantissa: u64, right: i32) -> Option<u64>
     if right < 2 || right > 31 {
         return None;
     }
-    let high = (x as u64 * (mantissa >> 21) >> 32) as u32;
+    let high = ((x as u64 * (mantissa >> 21)) >> 32) as u32;
     let up = high + (1 << (right - 1));
     let mask = (1 << right) - 1;
     if (up & mask) + 2 <= mask {
