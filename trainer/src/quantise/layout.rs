@@ -8,7 +8,7 @@ use shared::kernels::{lanes, sparse, tile};
 use shared::layer::{Layer, ParamShape};
 use shared::model::Step;
 
-use super::sparse::count;
+use super::sparse::{biases, encode};
 use super::writer::{Block, ModelFile, WriteError};
 
 /// What export makes small where it chooses.
@@ -40,7 +40,8 @@ pub struct Cost {
 pub struct Choice {
     /// Name of the layer.
     pub layer: String,
-    /// Whether only those that are not 0 are.
+    /// Whether only those that are not 0 are; never where a bias would not hold what
+    /// the input's zero point adds.
     pub is_sparse: bool,
     /// How many are 0, in percent.
     pub zeros_percent: f64,
@@ -58,17 +59,21 @@ pub fn choose(
     names: &[&str],
     prefer: Prefer,
 ) -> Result<Vec<Choice>, WriteError> {
-    let bytes = file.to_bytes()?;
+    let bytes = file.to_bytes_untested()?;
     let model = Model::parse(&bytes)?;
     let mut choices = Vec::new();
     for ((layer, step), name) in file.layers.iter_mut().zip(model.steps()).zip(names) {
-        let (Block::Conv { weights, .. } | Block::Dense { weights, .. }) = &layer.block else {
+        let (Block::Conv { weights, bias, .. } | Block::Dense { weights, bias, .. }) = &layer.block
+        else {
             continue;
         };
         let Some(candidate) = Candidate::new(&model, &step) else {
             continue;
         };
-        let choice = candidate.choose((*name).to_owned(), weights, prefer);
+        let zero_point = model.tensor(step.inputs[0]).zero_point;
+        let may_be_sparse = biases(weights, bias, zero_point).is_some();
+        let mut choice = candidate.choose((*name).to_owned(), weights, prefer);
+        choice.is_sparse &= may_be_sparse;
         layer.sparse = choice.is_sparse;
         choices.push(choice);
     }
@@ -77,6 +82,7 @@ pub fn choose(
 
 /// Instructions, fitted to what layers of many shapes take on the emulated
 /// mps2-an386 (`tests/bench layouts`).
+#[derive(Debug)]
 struct Table {
     /// Positions of one tile.
     positions: usize,
@@ -89,28 +95,28 @@ struct Table {
     weight: f64,
 }
 
-const CONV_DENSE: Table = Table {
+static CONV_DENSE: Table = Table {
     positions: tile::POSITIONS,
     tile: 340.0,
     tap: [9.0, 29.9],
     filter: [57.3, 44.4],
     weight: 12.46,
 };
-const CONV_SPARSE: Table = Table {
+static CONV_SPARSE: Table = Table {
     positions: sparse::POSITIONS,
     tile: 27.7,
     tap: [19.4, 55.2],
     filter: [113.5, 65.0],
     weight: 13.25,
 };
-const DENSE_DENSE: Table = Table {
+static DENSE_DENSE: Table = Table {
     positions: 1,
     tile: 1310.0,
     tap: [2.62; 2],
     filter: [99.5; 2],
     weight: 3.73,
 };
-const DENSE_SPARSE: Table = Table {
+static DENSE_SPARSE: Table = Table {
     positions: 1,
     tile: 1317.0,
     tap: [0.0; 2],
@@ -122,8 +128,9 @@ const DENSE_SPARSE: Table = Table {
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate {
     params: ParamShape,
+    dense: &'static Table,
+    sparse: &'static Table,
     positions: usize,
-    is_conv: bool,
     pooled: bool,
     /// Whether four channels are gathered at a time.
     fours: bool,
@@ -141,15 +148,16 @@ impl Candidate {
             true => even(output.height()) * even(output.width()),
             false => output.height() * output.width(),
         };
-        let is_conv = match step.layer {
-            Layer::Conv2d(_) => true,
-            Layer::Dense(_) => false,
+        let (dense, sparse) = match step.layer {
+            Layer::Conv2d(_) => (&CONV_DENSE, &CONV_SPARSE),
+            Layer::Dense(_) => (&DENSE_DENSE, &DENSE_SPARSE),
             _ => return None,
         };
         Some(Self {
             params: model.params(step)?,
+            dense,
+            sparse,
             positions,
-            is_conv,
             pooled,
             fours: input.channels().is_multiple_of(4),
         })
@@ -157,17 +165,10 @@ impl Candidate {
 
     /// What all weights cost.
     pub fn dense(&self) -> Cost {
-        let ParamShape {
-            channels, fan_in, ..
-        } = self.params;
+        let ParamShape { channels, fan_in } = self.params;
         let words = lanes::words(fan_in) * channels.div_ceil(2);
-        let table = if self.is_conv {
-            CONV_DENSE
-        } else {
-            DENSE_DENSE
-        };
         Cost {
-            instructions: self.instructions(&table, words),
+            instructions: self.instructions(self.dense, words),
             bytes: lanes::bytes(fan_in, channels),
         }
     }
@@ -175,16 +176,8 @@ impl Candidate {
     /// What this many entries cost.
     pub fn sparse(&self, entries: usize) -> Cost {
         Cost {
-            instructions: self.instructions(self.sparse_table(), entries),
+            instructions: self.instructions(self.sparse, entries),
             bytes: sparse::bytes(self.params.channels, entries),
-        }
-    }
-
-    fn sparse_table(&self) -> &'static Table {
-        if self.is_conv {
-            &CONV_SPARSE
-        } else {
-            &DENSE_SPARSE
         }
     }
 
@@ -202,10 +195,8 @@ impl Candidate {
 
     fn choose(&self, layer: String, weights: &[i8], prefer: Prefer) -> Choice {
         let zeros = weights.iter().filter(|&&w| w == 0).count();
-        let (dense, sparse) = (
-            self.dense(),
-            self.sparse(count(weights, self.params.channels)),
-        );
+        let entries = encode(weights, self.params.channels).entries;
+        let (dense, sparse) = (self.dense(), self.sparse(entries));
         Choice {
             layer,
             is_sparse: match prefer {
@@ -222,7 +213,7 @@ impl Candidate {
 
     /// Where both take as many instructions, 0 to 100.
     fn faster_from_percent(&self) -> f64 {
-        let table = self.sparse_table();
+        let table = self.sparse;
         let saved = self.dense().instructions as f64 - self.sparse(0).instructions as f64;
         let entries = saved / (table.weight * self.tiles(table));
         (100.0 - 100.0 * entries / self.params.weights() as f64).clamp(0.0, 100.0)
@@ -233,6 +224,7 @@ impl Candidate {
 mod tests {
     use std::num::NonZeroU16;
 
+    use shared::arith::MAX_BIAS;
     use shared::layer::{Activation, Dense, Shape};
     use shared::model::{Node, Quant, Resize, Sources};
 
@@ -301,8 +293,9 @@ mod tests {
                 channels: 64,
                 fan_in: 288,
             },
+            dense: &CONV_DENSE,
+            sparse: &CONV_SPARSE,
             positions: 121,
-            is_conv: true,
             pooled: false,
             fours: true,
         };
@@ -313,6 +306,18 @@ mod tests {
         };
         let dense = candidate.dense().instructions;
         assert!(sparse(limit + 1.0) < dense && dense < sparse(limit - 1.0));
+    }
+
+    #[test]
+    fn a_bias_without_room_for_the_zero_point_keeps_the_zeros() {
+        let weights = (0..4000).map(|i| -i8::from(i % 10 == 0)).collect();
+        let mut file = dense_layer(weights);
+        if let Block::Dense { bias, .. } = &mut file.layers[0].block {
+            bias[0] = MAX_BIAS; // 40 weights of -1 and a zero point of 3 add 120
+        }
+        let choices = choose(&mut file, &["only"], Prefer::Speed).unwrap();
+        assert!(choices[0].sparse.instructions < choices[0].dense.instructions);
+        assert!(!choices[0].is_sparse && !file.layers[0].sparse);
     }
 
     #[test]

@@ -3,55 +3,47 @@
 use shared::arith::MAX_BIAS;
 use shared::kernels::sparse::{self, Entry};
 
-/// What a filter's weights become.
+use super::writer::even;
+
+/// What the weights of a layer become.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Encoded {
     /// Numbers of entries, and the entries.
     pub bytes: Vec<u8>,
     /// How many entries there are, filled up to an even number for each filter.
     pub entries: usize,
-    /// Biases, which hold what the input's zero point adds.
-    pub bias: Vec<i32>,
 }
 
-/// Encodes the weights of `bias.len()` filters. `None` where a bias would leave
-/// [`MAX_BIAS`].
-pub fn encode(weights: &[i8], bias: &[i32], zero_point: i8) -> Option<Encoded> {
-    let fan_in = (weights.len() / bias.len().max(1)).max(1);
-    let filters: Vec<Vec<Entry>> = weights.chunks(fan_in).map(entries).collect();
+/// Encodes the weights of this many filters.
+pub fn encode(weights: &[i8], filters: usize) -> Encoded {
+    let filters: Vec<Vec<Entry>> = rows(weights, filters).map(entries).collect();
     let counts = filters.iter().map(|entries| entries.len() as u16);
-    let odd = filters.len() % 2;
-    let counts = counts.chain(std::iter::repeat_n(0, odd));
-    let even = |entries: &Vec<Entry>| {
-        let padding = entries.len() % 2;
-        entries
-            .clone()
-            .into_iter()
-            .chain(std::iter::repeat_n([0; 2], padding))
-    };
-    let entries: Vec<Entry> = filters.iter().flat_map(even).collect();
-    let bytes = counts.flat_map(u16::to_le_bytes);
-    let bytes = bytes.chain(entries.iter().copied().flatten());
-    let folded = bias
+    let mut bytes = even(counts.map(u16::to_le_bytes));
+    let entries = filters
         .iter()
-        .zip(weights.chunks(fan_in))
-        .map(|(&bias, weights)| {
-            let bias = sparse::bias(bias, weights.iter().copied(), zero_point.into());
-            bias.filter(|bias| bias.unsigned_abs() <= MAX_BIAS as u32)
-        });
-    Some(Encoded {
-        bytes: bytes.collect(),
-        entries: entries.len(),
-        bias: folded.collect::<Option<_>>()?,
-    })
+        .flat_map(|entries| even(entries.iter().copied()));
+    let start = bytes.len();
+    bytes.extend(entries);
+    Encoded {
+        entries: (bytes.len() - start) / size_of::<Entry>(),
+        bytes,
+    }
 }
 
-/// How many entries filters of `fan_in` taps take that are filled up to an even
-/// number each.
-pub fn count(weights: &[i8], filters: usize) -> usize {
-    let fan_in = (weights.len() / filters.max(1)).max(1);
-    let filled = |filter: &[i8]| entries(filter).len().next_multiple_of(2);
-    weights.chunks(fan_in).map(filled).sum()
+/// The biases of a sparse layer, which hold what the input's zero point adds.
+/// `None` where one would leave [`MAX_BIAS`].
+pub fn biases(weights: &[i8], bias: &[i32], zero_point: i8) -> Option<Vec<i32>> {
+    let filters = bias.iter().zip(rows(weights, bias.len()));
+    let folded = filters.map(|(&bias, weights)| {
+        let bias = sparse::bias(bias, weights.iter().copied(), zero_point.into());
+        bias.filter(|bias| bias.unsigned_abs() <= MAX_BIAS as u32)
+    });
+    folded.collect()
+}
+
+/// The weights of each filter.
+fn rows(weights: &[i8], filters: usize) -> impl Iterator<Item = &[i8]> {
+    weights.chunks((weights.len() / filters.max(1)).max(1))
 }
 
 /// The weights of one filter that are not 0, and what lies between two that are
@@ -81,15 +73,17 @@ mod tests {
         let expected = [[1, 255], [254, 1], [0, 255], [3, 88]];
         assert_eq!(entries(&weights), expected);
         assert_eq!(entries(&[0; 600]), [[0; 2]; 0]);
-        assert_eq!(count(&[&weights[..], &weights[..]].concat(), 2), 8);
+        let encoded = encode(&[&weights[..], &weights[..]].concat(), 2);
+        assert_eq!(encoded.entries, 8);
+        let odd = encode(&[0, 3, 0, -1, 0, 0], 2);
+        assert_eq!(odd.bytes, [1, 0, 1, 0, 3, 1, 0, 0, 255, 0, 0, 0]);
+        assert_eq!(odd.entries, 4);
     }
 
     #[test]
     fn the_bias_takes_the_zero_point() {
-        let encoded = encode(&[0, 3, 0, -1, 0, 0], &[10, MAX_BIAS], -4).unwrap();
-        assert_eq!(encoded.bytes, [1, 0, 1, 0, 3, 1, 0, 0, 255, 0, 0, 0]);
-        assert_eq!(encoded.entries, 4);
-        assert_eq!(encoded.bias, [22, MAX_BIAS - 4]);
-        assert_eq!(encode(&[0, 3, 0, 1, 0, 0], &[10, MAX_BIAS], -4), None);
+        let folded = biases(&[0, 3, 0, -1, 0, 0], &[10, MAX_BIAS], -4);
+        assert_eq!(folded, Some(vec![22, MAX_BIAS - 4]));
+        assert_eq!(biases(&[0, 3, 0, 1, 0, 0], &[10, MAX_BIAS], -4), None);
     }
 }

@@ -127,18 +127,19 @@ fn weights_and_bias(
     sparse: bool,
     zero_point: i8,
 ) -> (Layout, Vec<u8>) {
-    let encoded = match sparse {
-        true => sparse::encode(weights, bias, zero_point),
+    let folded = match sparse {
+        true => sparse::biases(weights, bias, zero_point),
         false => None,
     };
-    let (layout, mut bytes, bias) = match &encoded {
-        Some(encoded) => {
+    let (layout, mut bytes) = match &folded {
+        Some(_) => {
+            let encoded = sparse::encode(weights, bias.len());
             let entries = encoded.entries as u32;
-            let layout = Layout::Sparse { entries };
-            (layout, encoded.bytes.clone(), &encoded.bias[..])
+            (Layout::Sparse { entries }, encoded.bytes)
         }
-        None => (Layout::Dense, lanes(weights, bias.len()), bias),
+        None => (Layout::Dense, lanes(weights, bias.len())),
     };
+    let bias = folded.as_deref().unwrap_or(bias);
     bytes.extend(even(bias.iter().map(|b| b.to_le_bytes())));
     (layout, bytes)
 }
@@ -151,7 +152,7 @@ fn multipliers(factors: &[Multiplier]) -> Vec<u8> {
 }
 
 /// Numbers as bytes, with a 0 behind an odd number of them.
-fn even<const N: usize>(numbers: impl ExactSizeIterator<Item = [u8; N]>) -> Vec<u8> {
+pub(super) fn even<const N: usize>(numbers: impl ExactSizeIterator<Item = [u8; N]>) -> Vec<u8> {
     let odd = numbers.len() % 2;
     let padding = std::iter::repeat_n([0; N], odd);
     numbers.chain(padding).flatten().collect()
@@ -214,14 +215,23 @@ impl ModelFile {
     /// The bytes of the file, accepted by [`Model::parse`]. The expected
     /// outputs of the self-test are what the engine gives here.
     pub fn to_bytes(&self) -> Result<Vec<u8>, WriteError> {
-        self.check_weights()?;
-        let unplaced = vec![Place::default(); self.layers.len() + 1];
-        let demands = self.encode(&unplaced, 0, &[])?;
-        let places = plan::search(&Model::demands(&demands)?);
-        let expected = self.expected_outputs(&places)?;
+        let places = self.places()?;
+        let expected = self.expected_outputs(&self.encode(&places, 0, &[])?)?;
         let bytes = self.encode(&places, self.golden, &expected)?;
         Model::parse(&bytes)?;
         Ok(bytes)
+    }
+
+    /// As [`ModelFile::to_bytes`], without self-tests, which take inferences.
+    pub(super) fn to_bytes_untested(&self) -> Result<Vec<u8>, WriteError> {
+        self.encode(&self.places()?, 0, &[])
+    }
+
+    fn places(&self) -> Result<Vec<Place>, WriteError> {
+        self.check_weights()?;
+        let unplaced = vec![Place::default(); self.layers.len() + 1];
+        let demands = self.encode(&unplaced, 0, &[])?;
+        Ok(plan::search(&Model::demands(&demands)?))
     }
 
     fn check_weights(&self) -> Result<(), WriteError> {
@@ -238,9 +248,8 @@ impl ModelFile {
         }
     }
 
-    fn expected_outputs(&self, places: &[Place]) -> Result<Vec<i8>, WriteError> {
-        let bytes = self.encode(places, 0, &[])?;
-        let model = Model::parse(&bytes)?;
+    fn expected_outputs(&self, untested: &[u8]) -> Result<Vec<i8>, WriteError> {
+        let model = Model::parse(untested)?;
         let mut arena = vec![0; model.arena_bytes()];
         let mut expected = Vec::new();
         // The arena is as large as the model says.
