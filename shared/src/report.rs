@@ -30,6 +30,16 @@ impl Report {
     /// varints.
     pub const MAX_BYTES: usize = 2 * 3 + 2 * 5 + 10 + 1 + MAX_LAYERS * 5;
 
+    /// Runs that the ticks are of: the inferences, or where there were none, the
+    /// self-tests; at least 1, to divide by.
+    pub fn runs(&self) -> u64 {
+        let runs = match self.inferences {
+            0 => self.self_tests.into(),
+            inferences => inferences,
+        };
+        u64::from(runs.max(1))
+    }
+
     /// The report as bytes for [`Report::decode`].
     pub fn encode<'b>(&self, buffer: &'b mut [u8; Self::MAX_BYTES]) -> &'b [u8] {
         // Every report fits, so the empty answer is never given.

@@ -107,7 +107,7 @@ pub fn scratch_bytes(fan_in: usize, input: Shape, output: Shape, way: Way) -> us
         rows * stride
     };
     let columns = if way.sparse {
-        fan_in * size_of::<Column>() / 4
+        sparse_column_words(fan_in)
     } else {
         column_words(fan_in) + taps(fan_in, input).div_ceil(2)
     };
@@ -117,6 +117,11 @@ pub fn scratch_bytes(fan_in: usize, input: Shape, output: Shape, way: Way) -> us
 /// Words of the columns of `fan_in` taps.
 fn column_words(fan_in: usize) -> usize {
     2 * fan_in.div_ceil(4) * tile::POSITIONS
+}
+
+/// Those of a sparse tile.
+fn sparse_column_words(fan_in: usize) -> usize {
+    fan_in * size_of::<Column>() / 4
 }
 
 /// How many taps are brought to their place one by one: none where they come four
@@ -159,7 +164,7 @@ pub fn conv2d(memory: Memory, conv: Conv2d) {
             walk(memory.tensors, staging, &conv, false, &mut tile);
         }
         Weights::Sparse(weights) => {
-            let words = weights.fan_in() * size_of::<Column>() / 4;
+            let words = sparse_column_words(weights.fan_in());
             let (columns, staging) = split(memory.scratch, words);
             let (columns, _) = bytemuck::cast_slice_mut::<_, i16>(columns).as_chunks_mut();
             let mut tile = SparseTile {

@@ -11,16 +11,16 @@
 //! point adds, and padding is the zero point.
 
 use super::ConvParams;
-use super::tile::{Runs, Target, finish};
+use super::tile::{self, Runs, Target, finish};
 
-/// Positions of one tile: two times those of a tile of [`super::lanes`].
-pub const POSITIONS: usize = 8;
+/// Positions that are brought into a tile at a time.
+pub const QUAD: usize = tile::POSITIONS;
+
+/// Positions of one tile.
+pub const POSITIONS: usize = 2 * QUAD;
 
 /// One tap of the windows at all positions of a tile.
 pub type Column = [i16; POSITIONS];
-
-/// Positions that are brought into a tile at a time.
-pub const QUAD: usize = 4;
 
 /// A weight, as the byte that it is in the file, and a step.
 pub type Entry = [u8; 2];

@@ -59,7 +59,7 @@ impl Cmd {
             progress: stderr().is_terminal(),
         };
         let report = probe::flash(&board, &elf, &bytes, &options, &mut |line| say(line))?;
-        let runs = u64::from(report.inferences.max(report.self_tests.into()).max(1));
+        let runs = report.runs();
         let ticks = report.layer_ticks.iter();
         let by_layer: Vec<u64> = ticks.map(|&t| board.work(t.into()) / runs).collect();
         Ok(Flashed {

@@ -38,20 +38,15 @@ pub struct EmulatorRun {
 impl EmulatorRun {
     /// Mean of the inferences, or of the self-tests where the host asked for none.
     pub fn instructions_per_inference(&self) -> u64 {
-        self.instructions / self.runs()
+        self.instructions / self.report.runs()
     }
 
     /// The same by layer.
     pub fn layer_instructions(&self) -> Vec<u64> {
-        self.by_layer.iter().map(|sum| sum / self.runs()).collect()
-    }
-
-    fn runs(&self) -> u64 {
-        let runs = match self.report.inferences {
-            0 => self.report.self_tests.into(),
-            inferences => inferences,
-        };
-        u64::from(runs.max(1))
+        self.by_layer
+            .iter()
+            .map(|sum| sum / self.report.runs())
+            .collect()
     }
 }
 

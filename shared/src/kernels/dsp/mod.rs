@@ -39,6 +39,39 @@ macro_rules! arch {
 }
 use arch;
 
+/// Assembler macros that bring sums to the scale of the output, for
+/// [`forget_requantise`] behind the code that uses them.
+macro_rules! requantise {
+    () => {
+        concat!(
+            // The larger one of two sums.
+            ".macro LARGER a, b\n",
+            "cmp \\a, \\b\n",
+            "it lt\n",
+            "movlt \\a, \\b\n",
+            ".endm\n",
+            // The rounded high product of a doubled sum; 1 is taken from what is below
+            // zero, so that ties of the second rounding go away from it.
+            ".macro SCALE x, mantissa\n",
+            "smmulr \\x, \\x, \\mantissa\n",
+            "add \\x, \\x, \\x, asr #31\n",
+            ".endm\n",
+            // The carry of the shift rounds; r3 is the zero point.
+            ".macro SHIFT x, right\n",
+            "asrs \\x, \\x, \\right\n",
+            "adc \\x, \\x, r3\n",
+            "ssat \\x, #8, \\x\n",
+            ".endm",
+        )
+    };
+}
+macro_rules! forget_requantise {
+    () => {
+        ".purgem LARGER\n.purgem SCALE\n.purgem SHIFT"
+    };
+}
+use {forget_requantise, requantise};
+
 /// The same number in both halves.
 fn pair(number: i32) -> u32 {
     (number as u32 & 0xFFFF) * 0x1_0001

@@ -2,11 +2,11 @@
 
 use core::arch::naked_asm;
 
-use super::arch;
 use super::tile::in_range;
+use super::{arch, forget_requantise, requantise};
+use crate::kernels::ConvParams;
 use crate::kernels::sparse::{self, Column, Entry, Filter, POSITIONS, QUAD, Sparse};
 use crate::kernels::tile::{Runs, Target};
-use crate::kernels::{Channels, ConvParams};
 
 /// The filters of a convolution, as [`crate::kernels::sparse::SparseFilters`].
 #[derive(Clone, Copy, Debug)]
@@ -19,14 +19,7 @@ pub struct SparseFilters<'a> {
 impl<'a> SparseFilters<'a> {
     /// Of these parameters.
     pub fn new(params: ConvParams<'a, Sparse<'a>>) -> Self {
-        let Channels {
-            bias,
-            mantissas,
-            shifts,
-        } = params.channels;
-        let whole = params.weights.counts().len() == bias.len()
-            && mantissas.len() == bias.len()
-            && shifts.len() == bias.len();
+        let whole = params.weights.counts().len() == params.channels.bias.len();
         let aligned = params.weights.counts().as_ptr().cast::<u32>().is_aligned();
         Self {
             params,
@@ -113,19 +106,11 @@ unsafe extern "C" fn tile(
         "smlabb r10, lr, r3, r10",
         "smlatb r11, lr, r3, r11",
         ".endm",
-        ".macro LARGER a, b",
-        "cmp \\a, \\b",
-        "it lt",
-        "movlt \\a, \\b",
-        ".endm",
-        // As in the tile of four positions: r1 mantissa, r12 shift, r3 zero point.
+        requantise!(),
         ".macro FINISH x",
         "lsl \\x, \\x, #1",
-        "smmulr \\x, \\x, r1",
-        "add \\x, \\x, \\x, asr #31",
-        "asrs \\x, \\x, r12",
-        "adc \\x, \\x, r3",
-        "ssat \\x, #8, \\x",
+        "SCALE \\x, r1",
+        "SHIFT \\x, r12",
         ".endm",
         "push {{r4-r11, lr}}",
         "push {{r0-r3}}",
@@ -213,8 +198,8 @@ unsafe extern "C" fn tile(
         "add sp, #16",
         "pop {{r4-r11, pc}}",
         ".purgem ENTRY",
-        ".purgem LARGER",
         ".purgem FINISH",
+        forget_requantise!(),
     )
 }
 

@@ -2,7 +2,7 @@
 
 use core::arch::naked_asm;
 
-use super::arch;
+use super::{arch, forget_requantise, requantise};
 use crate::kernels::lanes::{Lanes, words};
 use crate::kernels::tile::{self, Columns, POSITIONS, Target};
 use crate::kernels::{Channels, ConvParams};
@@ -18,18 +18,12 @@ pub struct Filters<'a> {
 impl<'a> Filters<'a> {
     /// Of these parameters.
     pub fn new(params: ConvParams<'a, Lanes<'a>>) -> Self {
-        let Channels {
-            bias,
-            mantissas,
-            shifts,
-        } = params.channels;
+        let filters = params.channels.bias.len();
         let fan_in = params.weights.fan_in();
         let lanes: Result<&[u32], _> = bytemuck::try_cast_slice(params.weights.bytes());
-        let whole = lanes.is_ok_and(|lanes| lanes.len() == words(fan_in) * (bias.len() / 2))
-            && bias.len() >= 2
-            && bias.len().is_multiple_of(2)
-            && mantissas.len() == bias.len()
-            && shifts.len() == bias.len();
+        let whole = lanes.is_ok_and(|lanes| lanes.len() == words(fan_in) * (filters / 2))
+            && filters >= 2
+            && filters.is_multiple_of(2);
         Self {
             params,
             fast: whole && in_range(fan_in, params.channels),
@@ -67,13 +61,15 @@ impl<'a> Filters<'a> {
     }
 }
 
-/// Whether doubled accumulators fit 32 bits, and all shifts go right, but the one
+/// Whether each channel has a factor, doubled accumulators fit 32 bits, and all shifts go right, but the one
 /// behind an odd number of filters, whose output nobody reads.
 pub fn in_range(fan_in: usize, channels: Channels) -> bool {
     let small = |&bias: &[u8; 4]| i32::from_le_bytes(bias).unsigned_abs() < 1 << 29;
     let right = |(&shift, mantissa): (&i8, &[u8; 4])| shift < 0 || *mantissa == [0; 4];
+    let count = channels.bias.len();
+    let complete = channels.mantissas.len() == count && channels.shifts.len() == count;
     let mut factors = channels.shifts.iter().zip(channels.mantissas);
-    fan_in <= 1 << 14 && channels.bias.iter().all(small) && factors.all(right)
+    complete && fan_in <= 1 << 14 && channels.bias.iter().all(small) && factors.all(right)
 }
 
 /// All filters at four positions. `words` are those of one pair of filters, of
@@ -131,24 +127,7 @@ unsafe extern "C" fn tile(
         "subs \\mixed, \\mixed, \\low",
         "add \\mixed, \\sum, \\mixed, asr #7",
         ".endm",
-        // The larger one of two sums.
-        ".macro LARGER a, b",
-        "cmp \\a, \\b",
-        "it lt",
-        "movlt \\a, \\b",
-        ".endm",
-        // The rounded high product of a doubled sum; 1 is taken from what is below
-        // zero, so that ties of the second rounding go away from it.
-        ".macro SCALE x, mantissa",
-        "smmulr \\x, \\x, \\mantissa",
-        "add \\x, \\x, \\x, asr #31",
-        ".endm",
-        // The carry of the shift rounds; r3 is the zero point.
-        ".macro SHIFT x, right",
-        "asrs \\x, \\x, \\right",
-        "adc \\x, \\x, r3",
-        "ssat \\x, #8, \\x",
-        ".endm",
+        requantise!(),
         "push {{r0-r3}}",
         "push {{r4-r11, lr}}",
         "sub sp, #40",
@@ -297,8 +276,6 @@ unsafe extern "C" fn tile(
         "bx lr",
         ".purgem WORD",
         ".purgem ADD_HIGH",
-        ".purgem LARGER",
-        ".purgem SCALE",
-        ".purgem SHIFT",
+        forget_requantise!(),
     )
 }
