@@ -394,6 +394,35 @@ fn a_killed_training_goes_on_to_the_same_model() {
 }
 
 #[test]
+fn whole_channels_go_until_the_target_is_met() {
+    let (_folder, path) = small_project();
+    let trained = json(&path, ["train", "--epochs", "2"]);
+    let smaller = [
+        "compress",
+        "out/float.safetensors",
+        "--target-params",
+        "500",
+        "--sparsity",
+        "0",
+        "--distill",
+        "0.5",
+    ];
+    let compressed = json(&path, smaller);
+    let (before, after) = (&trained["params"], &compressed["params"]);
+    assert!(before.as_u64() > Some(1000), "{before}");
+    assert!((350..=500).contains(&after.as_u64().unwrap()), "{after}");
+    let exported = json(&path, ["export", "out/pruned.safetensors"]);
+    assert!(exported["params"].as_u64() <= after.as_u64());
+    assert!(call(&path, ["simulate", "out/model.esp", "."]).success);
+
+    let impossible = ["compress", "out/float.safetensors", "--target-params", "9"];
+    let called = call(&path, impossible);
+    assert!(!called.success);
+    let hint = "set compress.target_params to";
+    assert!(called.stderr.contains(hint), "{}", called.stderr);
+}
+
+#[test]
 fn a_base_checkpoint_gets_a_new_head() {
     let (_folder, path) = small_project();
     assert!(call(&path, ["train", "--epochs", "1"]).success);

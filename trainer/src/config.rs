@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::augment::{AugmentError, Augmentation};
-use crate::compress::prune::PruneOptions;
+use crate::compress::CompressOptions;
 use crate::data::{self, DataError, Dataset, Part, Source};
 use crate::network::NetworkSpec;
 use crate::quantise::ExportOptions;
@@ -37,7 +37,7 @@ pub struct Project {
     pub train: TrainOptions,
     /// Compression.
     #[serde(default)]
-    pub compress: PruneOptions,
+    pub compress: CompressOptions,
     /// Quantisation and model file.
     #[serde(default)]
     pub export: ExportOptions,
@@ -178,9 +178,9 @@ impl Section for TrainOptions {
     const KEYS: &'static [(&'static str, &'static str)] = TrainOptions::KEYS;
 }
 
-impl Section for PruneOptions {
+impl Section for CompressOptions {
     const NAME: &'static str = "compress";
-    const KEYS: &'static [(&'static str, &'static str)] = PruneOptions::KEYS;
+    const KEYS: &'static [(&'static str, &'static str)] = CompressOptions::KEYS;
 }
 
 impl Section for ExportOptions {
@@ -443,7 +443,7 @@ mod tests {
         keys_match::<DataOptions>();
         keys_match::<Augmentation>();
         keys_match::<TrainOptions>();
-        keys_match::<PruneOptions>();
+        keys_match::<CompressOptions>();
         keys_match::<ExportOptions>();
         keys_match::<Budget>();
     }
@@ -461,7 +461,7 @@ mod tests {
         known::<DataOptions>();
         known::<Augmentation>();
         known::<TrainOptions>();
-        known::<PruneOptions>();
+        known::<CompressOptions>();
         known::<ExportOptions>();
         known::<Budget>();
     }

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use clap::Args;
 use espalier::checkpoint::Checkpoint;
-use espalier::compress::prune::{PruneOptions, prune};
+use espalier::compress::prune::prune;
+use espalier::compress::{CompressOptions, structured};
 use espalier::config::{Pictures, Project};
 use espalier::score::Score;
 use espalier::train::Hooks;
@@ -36,7 +37,7 @@ pub struct Cmd {
     #[arg(long)]
     resume: bool,
     #[command(flatten)]
-    compress: Flags<PruneOptions>,
+    compress: Flags<CompressOptions>,
 }
 
 /// A pruned network.
@@ -73,9 +74,10 @@ pub fn step(
 ) -> Result<(Checkpoint, Compressed), Error> {
     let begin = Instant::now();
     let unfinished = project.output(UNFINISHED);
-    let from = match resume {
-        true => Checkpoint::load(&unfinished)?,
-        false => trained,
+    let from = match (resume, project.compress.target_params) {
+        (true, _) => Checkpoint::load(&unfinished)?,
+        (false, Some(target)) => structured::remove(&trained, target)?,
+        (false, None) => trained.clone(),
     };
     let hooks = Hooks {
         stop,
@@ -84,10 +86,11 @@ pub fn step(
         label: "prune",
     };
     let options = project.train_options();
-    let pruned = match project.compress.sparsity {
-        0.0 => from,
-        _ => prune(
+    let pruned = match project.compress.is_something() {
+        false => from,
+        true => prune(
             from,
+            &trained,
             &data.train,
             &project.compress,
             &options,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use espalier::checkpoint::CheckpointError;
+use espalier::compress::structured::StructuredError;
 use espalier::config::ConfigError;
 use espalier::data::{DataError, PictureShape};
 use espalier::device::board::BoardError;
@@ -72,6 +73,9 @@ pub enum Error {
     /// See the type.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// See the type.
+    #[error(transparent)]
+    Structured(#[from] StructuredError),
     /// See the type.
     #[error(transparent)]
     Export(#[from] ExportError),

@@ -1,14 +1,13 @@
 //! Gradual magnitude pruning: the smallest weights of the whole network become
 //! 0, a few more before every so many steps, and the rest is trained on.
 
-use serde::{Deserialize, Serialize};
-
+use super::CompressOptions;
 use crate::augment::Augmentation;
 use crate::checkpoint::Checkpoint;
 use crate::data::Dataset;
 use crate::network::Role;
 use crate::train::{
-    Hooks, Job, OutOfRange, Sparsifier, TrainError, TrainOptions, check_data, first_wrong, key, run,
+    Hooks, Job, Sparsifier, Teacher, TrainError, TrainOptions, check_data, key, run,
 };
 
 /// Share of the steps in which the sparsity grows; in the rest it is held.
@@ -16,77 +15,23 @@ const RAMP: f64 = 0.6;
 /// Times at which weights are zeroed.
 const ROUNDS: usize = 100;
 
-/// The `[compress]` section.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PruneOptions {
-    /// Share of the weights that become 0, 0 to below 1; 0 for no pruning.
-    pub sparsity: f32,
-    /// Passes over the data while pruning, 1 or more.
-    pub epochs: usize,
-    /// Highest learning rate while pruning, above 0.
-    pub rate: f64,
-}
-
-impl Default for PruneOptions {
-    fn default() -> Self {
-        Self {
-            sparsity: 0.9,
-            epochs: 80,
-            rate: 1e-3,
-        }
-    }
-}
-
-impl PruneOptions {
-    /// The keys, with what `--help` says of each.
-    pub const KEYS: &'static [(&'static str, &'static str)] = &[
-        (
-            "sparsity",
-            "Share of the weights that become 0, 0 to below 1",
-        ),
-        ("epochs", "Passes over the training pictures while pruning"),
-        ("rate", "Highest learning rate while pruning"),
-    ];
-
-    /// The first key that is out of its range.
-    pub fn validate(&self) -> Result<(), OutOfRange> {
-        let wrong = |value: f64, right: bool| (!right).then(|| value.to_string());
-        let (sparsity, rate) = (self.sparsity, self.rate);
-        first_wrong([
-            (
-                "compress.sparsity",
-                wrong(sparsity.into(), (0.0..1.0).contains(&sparsity)),
-                "0 or more and below 1",
-            ),
-            (
-                "compress.epochs",
-                wrong(self.epochs as f64, self.epochs > 0),
-                "1 or more",
-            ),
-            (
-                "compress.rate",
-                wrong(rate, rate > 0.0 && rate.is_finite()),
-                "a number above 0, such as 0.001",
-            ),
-        ])
-    }
-}
-
-/// Prunes a trained checkpoint, or goes on with an unfinished pruning.
+/// Prunes `start`, or goes on with an unfinished pruning of it; `trained` is the network
+/// as it was before anything was taken from it, the teacher of `options.distill`.
 ///
 /// In the result at least the share `options.sparsity` of the weights (biases
 /// and normalisation do not count) is exactly 0. Epochs and rate are those of
 /// `options`, the rest of the training is as in `train`.
 pub fn prune(
-    trained: Checkpoint,
+    start: Checkpoint,
+    trained: &Checkpoint,
     data: &Dataset,
-    options: &PruneOptions,
+    options: &CompressOptions,
     train: &TrainOptions,
     augmentation: &Augmentation,
     hooks: &Hooks,
 ) -> Result<Checkpoint, TrainError> {
-    check_data(&trained, data)?;
+    check_data(&start, data)?;
+    check_data(trained, data)?;
     let train = TrainOptions {
         epochs: options.epochs,
         rate: options.rate,
@@ -94,17 +39,22 @@ pub fn prune(
         ..train.clone()
     };
     let job = Job {
-        key: key(data, &train, augmentation, Some(options)),
+        key: key(data, &train, augmentation, Some((options, trained))),
         sparsifier: Some(options),
+        teacher: (options.distill > 0.0).then_some(Teacher {
+            checkpoint: trained,
+            share: options.distill,
+            temperature: options.temperature,
+        }),
         options: &train,
         data,
         augmentation,
         hooks,
     };
-    run(trained, &job)
+    run(start, &job)
 }
 
-impl Sparsifier for PruneOptions {
+impl Sparsifier for CompressOptions {
     fn due(&self, step: usize, steps: usize) -> bool {
         let ramp = ramp(steps);
         step == ramp || (step < ramp && step.is_multiple_of(ramp.div_ceil(ROUNDS)))
@@ -156,11 +106,13 @@ mod tests {
     use super::*;
     use crate::train::tests::{augmentation, data, in_single_steps, options, untrained};
 
-    fn half() -> PruneOptions {
-        PruneOptions {
+    fn half() -> CompressOptions {
+        CompressOptions {
             sparsity: 0.55,
             epochs: 5,
             rate: 0.01,
+            distill: 0.5,
+            ..Default::default()
         }
     }
 
@@ -212,9 +164,11 @@ mod tests {
     #[test]
     fn the_sparsity_is_reached_and_resumed_bit_for_bit() {
         for batch_norm in [false, true] {
+            let teacher = untrained(batch_norm);
             let run = |checkpoint, hooks: &Hooks| {
                 prune(
                     checkpoint,
+                    &teacher,
                     &data(),
                     &half(),
                     &options(),
@@ -235,12 +189,13 @@ mod tests {
     fn zeroes_stay_zero() {
         let mut checkpoint = untrained(false);
         zero_smallest(&mut checkpoint, 0.5);
-        let none = PruneOptions {
+        let none = CompressOptions {
             sparsity: 0.0,
             ..half()
         };
         let trained = prune(
             checkpoint.clone(),
+            &checkpoint,
             &data(),
             &none,
             &options(),
@@ -250,15 +205,5 @@ mod tests {
         .unwrap();
         assert_eq!(zeroes(&trained), zeroes(&checkpoint));
         assert_ne!(trained, checkpoint);
-    }
-
-    #[test]
-    fn options_have_ranges() {
-        assert_eq!(PruneOptions::default().validate(), Ok(()));
-        let all = PruneOptions {
-            sparsity: 1.0,
-            ..half()
-        };
-        assert_eq!(all.validate().unwrap_err().0, "compress.sparsity");
     }
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use shared::layer::Shape;
 
@@ -24,7 +25,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::{Dataset, PictureShape};
 use crate::network::{FloatNetwork, NetworkError, numbers, pictures_to_tensor};
 
-pub(crate) use run::{Job, Sparsifier, run};
+pub(crate) use run::{Job, Sparsifier, Teacher, run};
 pub use start::start;
 
 /// Pictures in one batch of [`evaluate`].
@@ -245,6 +246,7 @@ pub fn train(
         options,
         augmentation,
         sparsifier: None,
+        teacher: None,
         hooks,
     };
     run(start, &job)
@@ -310,32 +312,44 @@ pub(crate) fn key(
     data: &Dataset,
     options: &TrainOptions,
     augmentation: &Augmentation,
-    compress: Option<&crate::compress::prune::PruneOptions>,
+    compress: Option<(&crate::compress::CompressOptions, &Checkpoint)>,
 ) -> String {
     let mut hash = Sha256::new();
     for picture in &data.pictures {
         hash.update((picture.label as u64).to_le_bytes());
         hash.update(&picture.pixels);
     }
-    let digest: String = hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    serde_json::json!({
+    json!({
         "train": options,
         "augment": augmentation,
-        "compress": compress,
-        "data": { "sha256": digest },
+        "compress": compress.map(|(options, _)| options),
+        "checkpoint": compress.map(|(_, trained)| json!({ "sha256": digest(trained) })),
+        "data": { "sha256": hex(hash) },
     })
     .to_string()
+}
+
+/// Of the tensors of a checkpoint.
+fn digest(checkpoint: &Checkpoint) -> String {
+    let mut hash = Sha256::new();
+    for (name, array) in &checkpoint.tensors {
+        hash.update(name);
+        let bytes = array.data.iter().flat_map(|value| value.to_le_bytes());
+        hash.update(bytes.collect::<Vec<u8>>());
+    }
+    hex(hash)
+}
+
+fn hex(hash: Sha256) -> String {
+    let bytes = hash.finalize();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The first option in which two keys differ.
 fn difference(old: &str, new: &str) -> String {
     let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap_or_default();
     let (old, new) = (parse(old), parse(new));
-    for section in ["train", "augment", "compress", "data"] {
+    for section in ["train", "augment", "compress", "checkpoint", "data"] {
         let (old, new) = (&old[section], &new[section]);
         let keys = new
             .as_object()

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use burn::module::{Module, ParamGroup};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer, MultiGradientsParams};
-use burn::tensor::activation::log_softmax;
+use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Bytes, Device, Tensor};
 
 use super::batch::{Batches, Shard};
@@ -30,12 +30,39 @@ pub(crate) trait Sparsifier {
     fn due(&self, step: usize, steps: usize) -> bool;
 }
 
+/// A network that another one is to answer like.
+#[derive(Clone, Copy)]
+pub(crate) struct Teacher<'a> {
+    pub checkpoint: &'a Checkpoint,
+    /// Its share of the loss, 0 to 1.
+    pub share: f32,
+    /// What its logits are divided by, above 0.
+    pub temperature: f32,
+}
+
+impl<'a> Teacher<'a> {
+    fn with_network(self) -> (Self, FloatNetwork) {
+        (self, FloatNetwork::new(self.checkpoint, &Device::flex()))
+    }
+
+    fn answers(&self, network: &FloatNetwork, input: &Tensor<4>) -> Taught {
+        let logits = network.logits(input.clone().inner());
+        let temperature = f64::from(self.temperature);
+        Taught {
+            answers: Tensor::from_inner(softmax(logits / temperature, 1)),
+            share: self.share.into(),
+            temperature,
+        }
+    }
+}
+
 /// What is trained how.
 pub(crate) struct Job<'a> {
     pub data: &'a Dataset,
     pub options: &'a TrainOptions,
     pub augmentation: &'a Augmentation,
     pub sparsifier: Option<&'a dyn Sparsifier>,
+    pub teacher: Option<Teacher<'a>>,
     pub hooks: &'a Hooks<'a>,
     /// Identifies the job; a training goes on only under the same.
     pub key: String,
@@ -66,6 +93,8 @@ struct Run<'a> {
     /// Everything but the tensors is up to date.
     checkpoint: Checkpoint,
     network: FloatNetwork,
+    /// With its network, which learns nothing.
+    teacher: Option<(Teacher<'a>, FloatNetwork)>,
     optimiser: ModuleOptimizer,
     masks: Option<Masks>,
     batches: Batches<'a>,
@@ -93,6 +122,7 @@ impl<'a> Run<'a> {
         Ok(Self {
             progress: Progress::new(job.hooks.label, step, steps, batches.per_epoch),
             masks: job.sparsifier.map(|_| network.masks()),
+            teacher: job.teacher.map(Teacher::with_network),
             workers: Workers::new(),
             shard: shard(&checkpoint.network),
             job,
@@ -110,14 +140,16 @@ impl<'a> Run<'a> {
         let shards = self.batches.shards(self.step, self.shard);
         let pictures: usize = shards.iter().map(|shard| shard.labels.len()).sum();
         let (network, device) = (&self.network, &self.device);
+        let teacher = self.teacher.as_ref();
         let results = self.workers.map(shards, |shard| {
-            let inputs = self.batches.tensors(&shard, device);
+            let (input, targets) = self.batches.tensors(&shard, device);
+            let taught = teacher.map(|(teacher, network)| teacher.answers(network, &input));
             // A copy of its own for each, or they would wait for each other.
             let network = match shard.whole {
                 true => network.clone(),
                 false => network.valid().train(),
             };
-            learn(&network, inputs, &shard, pictures)
+            learn(&network, input, &Goal { targets, taught }, &shard, pictures)
         });
         let loss = results.iter().map(|result| result.loss).sum::<f32>();
         let right = results.iter().map(|result| result.right).sum();
@@ -235,16 +267,53 @@ struct Learned {
     right: usize,
 }
 
-/// Cross entropy with soft targets, the mean over all pictures of the batch.
+/// What a network should say to some pictures.
+struct Goal {
+    /// By their labels: [pictures, classes].
+    targets: Tensor<2>,
+    /// By a teacher.
+    taught: Option<Taught>,
+}
+
+/// A teacher's answers.
+struct Taught {
+    /// softmax(logits / temperature): [pictures, classes].
+    answers: Tensor<2>,
+    share: f64,
+    temperature: f64,
+}
+
+impl Goal {
+    /// Cross entropy with soft targets, the sum over all pictures. Of a teacher, its
+    /// share of the loss is the cross entropy with its answers at its temperature t,
+    /// times t^2, which keeps the gradient as large at any t (Hinton et al. 2015,
+    /// "Distilling the Knowledge in a Neural Network").
+    fn loss(&self, logits: Tensor<2>) -> Tensor<1> {
+        let entropy =
+            |logits, answers: &Tensor<2>| -(log_softmax(logits, 1) * answers.clone()).sum();
+        let labels = entropy(logits.clone(), &self.targets);
+        match &self.taught {
+            None => labels,
+            Some(taught) => {
+                let t = taught.temperature;
+                let teacher = entropy(logits / t, &taught.answers) * (t * t);
+                labels * (1.0 - taught.share) + teacher * taught.share
+            }
+        }
+    }
+}
+
+/// The gradients of the mean loss over the batch, one shard's part of them.
 fn learn(
     network: &FloatNetwork,
-    (input, targets): (Tensor<4>, Tensor<2>),
+    input: Tensor<4>,
+    goal: &Goal,
     shard: &Shard,
     pictures: usize,
 ) -> Learned {
     let logits = network.logits(input);
     let right = count_right(&numbers(logits.clone().inner()), &shard.labels);
-    let loss = -(log_softmax(logits, 1) * targets).sum() / pictures as f64;
+    let loss = goal.loss(logits) / pictures as f64;
     Learned {
         loss: numbers(loss.clone().inner()).into_iter().sum(),
         gradients: GradientsParams::from_grads(loss.backward(), network),
@@ -257,4 +326,42 @@ fn count_right(logits: &[f32], labels: &[usize]) -> usize {
     let rows = logits.chunks(classes.max(1)).zip(labels);
     rows.filter(|(row, label)| super::argmax(row) == **label)
         .count()
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::TensorData;
+
+    use super::*;
+
+    fn rows(values: [[f32; 2]; 2]) -> Tensor<2> {
+        Tensor::from_data(TensorData::from(values), &Device::flex())
+    }
+
+    #[test]
+    fn a_teacher_has_its_share_of_the_loss() {
+        // ln 3 apart: at temperature 1 the answers are 3/4 and 1/4.
+        let apart = 3f32.ln();
+        let logits = rows([[apart, 0.0], [0.0, apart]]);
+        let goal = |share, temperature: f64| Goal {
+            targets: rows([[1.0, 0.0], [1.0, 0.0]]),
+            taught: Some(Taught {
+                answers: rows([[0.5, 0.5], [0.25, 0.75]]),
+                share,
+                temperature,
+            }),
+        };
+        let loss = |share, t| f64::from(numbers(goal(share, t).loss(logits.clone()))[0]);
+        let ln = |x: f64| -x.ln();
+        let labels = ln(0.75) + ln(0.25);
+        let teacher = 0.5 * labels + 0.25 * ln(0.25) + 0.75 * ln(0.75);
+        assert!((loss(0.0, 1.0) - labels).abs() < 1e-6);
+        assert!((loss(1.0, 1.0) - teacher).abs() < 1e-6);
+        assert!((loss(0.25, 1.0) - 0.75 * labels - 0.25 * teacher).abs() < 1e-6);
+        // At temperature 2 they are 1 / (1 + 3^-0.5) and the rest.
+        let high = 1.0 / (1.0 + 3f64.powf(-0.5));
+        let (high, low) = (ln(high), ln(1.0 - high));
+        let teacher = 4.0 * (0.5 * (high + low) + 0.25 * low + 0.75 * high);
+        assert!((loss(1.0, 2.0) - teacher).abs() < 1e-5);
+    }
 }

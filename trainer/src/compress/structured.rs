@@ -1,0 +1,476 @@
+//! Structured pruning: whole channels and neurons leave the network, and with them
+//! everything that was computed from them, so that what is left is a smaller dense
+//! network.
+//!
+//! A channel rarely belongs to one layer alone. A pool hands it on, a depthwise
+//! layer makes new ones from it, an addition ties it to a channel of another layer,
+//! and a flatten spreads it over many inputs of the next dense layer. All channels
+//! that can only go together are one unit.
+
+use shared::layer::Layer;
+
+use crate::checkpoint::{Array, Checkpoint, Folded};
+use crate::network::{Definition, Network, NetworkError, Node, Role};
+
+/// Why no smaller network was made.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+pub enum StructuredError {
+    /// Every tensor keeps a channel, and the classes and the picture stay.
+    #[error(
+        "the network cannot have {target} parameters or fewer: with one channel in each layer it has {least}; set compress.target_params to {least} or more"
+    )]
+    Target {
+        /// What was asked for.
+        target: usize,
+        /// The smallest network.
+        least: usize,
+    },
+    /// The smaller network is not one.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+}
+
+/// Removes units until the network has at most `target` parameters (weights and
+/// biases, batch normalisation folded, zeros counted), always the one whose
+/// importance for each parameter that goes with it is least.
+///
+/// The importance of a unit is the sum over the layers that write it of the norm
+/// of its weights, over the mean norm of that layer's channels (Li et al. 2017,
+/// "Pruning Filters for Efficient ConvNets", with the Euclidean norm).
+///
+/// What is left computes what the whole network would if the channels that are gone
+/// were always 0; it has to be trained on.
+pub fn remove(checkpoint: &Checkpoint, target: usize) -> Result<Checkpoint, StructuredError> {
+    let network = &checkpoint.network;
+    let units = Units::new(network);
+    let importance = units.importance(checkpoint);
+    let mut kept = Kept::all(network, &units);
+    let mut params = kept.params();
+    while params > target {
+        let candidates = kept.removable().map(|unit| {
+            let freed = params - kept.without(unit).params();
+            (unit, importance[unit] / freed as f64)
+        });
+        let least = candidates.min_by(|a, b| a.1.total_cmp(&b.1));
+        let Some((unit, _)) = least else {
+            return Err(StructuredError::Target {
+                target,
+                least: params,
+            });
+        };
+        kept = kept.without(unit);
+        params = kept.params();
+    }
+    kept.apply(checkpoint)
+}
+
+/// The channels of every tensor, as numbers of units.
+struct Units {
+    /// For each tensor (see [`Network::nodes`]), the unit of each of its channels.
+    of: Vec<Vec<usize>>,
+    /// The units that may go: not the picture's and the classes'.
+    removable: Vec<usize>,
+}
+
+impl Units {
+    fn new(network: &Network) -> Self {
+        let mut links = Links(Vec::new());
+        let mut of = vec![links.fresh(network.input.channels())];
+        for node in &network.nodes {
+            let input = &of[node.inputs[0]];
+            let channels = match node.layer {
+                Layer::Conv2d(_) | Layer::Dense(_) => links.fresh(node.output.channels()),
+                Layer::DepthwiseConv2d(d) => {
+                    let times = usize::from(d.multiplier.get());
+                    let repeat = |&unit| std::iter::repeat_n(unit, times);
+                    input.iter().flat_map(repeat).collect()
+                }
+                Layer::Flatten => {
+                    let positions = node.output.channels() / input.len();
+                    input.repeat(positions)
+                }
+                Layer::Add(_) => {
+                    let other = node.inputs.get(1).map_or(input, |&tensor| &of[tensor]);
+                    input.iter().zip(other).for_each(|(&a, &b)| links.tie(a, b));
+                    input.clone()
+                }
+                _ => input.clone(),
+            };
+            of.push(channels);
+        }
+        for unit in of.iter_mut().flatten() {
+            *unit = links.root(*unit);
+        }
+        let stays = |unit: &usize| of[0].contains(unit) || of[network.nodes.len()].contains(unit);
+        let units = (0..links.0.len()).filter(|&unit| links.root(unit) == unit);
+        let removable = units.filter(|unit| !stays(unit)).collect();
+        Self { of, removable }
+    }
+
+    /// One more than the largest number of a unit.
+    fn count(&self) -> usize {
+        self.of.iter().flatten().max().map_or(0, |unit| unit + 1)
+    }
+
+    fn importance(&self, checkpoint: &Checkpoint) -> Vec<f64> {
+        let mut importance = vec![0.0; self.count()];
+        for (node, channels) in checkpoint.network.nodes.iter().zip(&self.of[1..]) {
+            let Some(folded) = checkpoint.folded(node) else {
+                continue;
+            };
+            let norms = norms(&node.layer, &folded);
+            let mean = norms.iter().sum::<f64>() / norms.len() as f64;
+            for (&unit, norm) in channels.iter().zip(norms) {
+                importance[unit] += norm / mean.max(f64::MIN_POSITIVE);
+            }
+        }
+        importance
+    }
+}
+
+/// Euclidean norm of the weights of each output channel.
+fn norms(layer: &Layer, folded: &Folded) -> Vec<f64> {
+    let channels = folded.bias.len();
+    let fan_in = folded.weights.len() / channels;
+    let mut squares = vec![0.0; channels];
+    for (index, &weight) in folded.weights.iter().enumerate() {
+        let channel = match layer {
+            // Output channels lie innermost there.
+            Layer::DepthwiseConv2d(_) => index % channels,
+            _ => index / fan_in,
+        };
+        squares[channel] += f64::from(weight).powi(2);
+    }
+    squares.into_iter().map(f64::sqrt).collect()
+}
+
+/// Which units go together: a forest in which each points to another, or to itself.
+struct Links(Vec<usize>);
+
+impl Links {
+    fn fresh(&mut self, count: usize) -> Vec<usize> {
+        let new = self.0.len()..self.0.len() + count;
+        self.0.extend(new.clone());
+        new.collect()
+    }
+
+    fn root(&self, mut unit: usize) -> usize {
+        while self.0[unit] != unit {
+            unit = self.0[unit];
+        }
+        unit
+    }
+
+    fn tie(&mut self, a: usize, b: usize) {
+        let (a, b) = (self.root(a), self.root(b));
+        self.0[a.max(b)] = a.min(b);
+    }
+}
+
+/// What is left of a network.
+#[derive(Clone)]
+struct Kept<'a> {
+    network: &'a Network,
+    units: &'a Units,
+    /// For each unit, whether it is left.
+    unit: Vec<bool>,
+    /// For each tensor, how many of its channels are.
+    channels: Vec<usize>,
+}
+
+impl<'a> Kept<'a> {
+    fn all(network: &'a Network, units: &'a Units) -> Self {
+        Self {
+            network,
+            units,
+            unit: vec![true; units.count()],
+            channels: units.of.iter().map(Vec::len).collect(),
+        }
+    }
+
+    /// The units that are left, may go, and leave no tensor empty.
+    fn removable(&self) -> impl Iterator<Item = usize> {
+        let units = self.units.removable.iter().copied();
+        units
+            .filter(|&unit| self.unit[unit])
+            .filter(|&unit| self.without(unit).channels.iter().all(|&left| left > 0))
+    }
+
+    fn without(&self, unit: usize) -> Self {
+        let mut left = self.clone();
+        left.unit[unit] = false;
+        for (count, channels) in left.channels.iter_mut().zip(&self.units.of) {
+            *count -= channels.iter().filter(|&&channel| channel == unit).count();
+        }
+        left
+    }
+
+    fn params(&self) -> usize {
+        let count = |(index, node): (usize, &Node)| {
+            let (before, after) = (
+                self.network.shape(node.inputs[0]).channels(),
+                self.network.params(node),
+            );
+            let out = self.channels[index + 1];
+            let fan_in = after.map(|params| match node.layer {
+                Layer::DepthwiseConv2d(_) => params.fan_in,
+                _ => params.fan_in / before * self.channels[node.inputs[0]],
+            });
+            fan_in.map_or(0, |fan_in| (fan_in + 1) * out)
+        };
+        self.network.nodes.iter().enumerate().map(count).sum()
+    }
+
+    /// The positions of what is left in a tensor's channels.
+    fn positions(&self, tensor: usize) -> Vec<usize> {
+        let channels = self.units.of[tensor].iter().enumerate();
+        let left = channels.filter(|&(_, &unit)| self.unit[unit]);
+        left.map(|(position, _)| position).collect()
+    }
+
+    fn apply(&self, checkpoint: &Checkpoint) -> Result<Checkpoint, StructuredError> {
+        let nodes = self.network.nodes.iter().enumerate();
+        let definitions = nodes.map(|(index, node)| Definition {
+            name: node.name.clone(),
+            layer: self.layer(node, self.channels[index + 1]),
+            inputs: node.inputs.clone(),
+            batch_norm: node.batch_norm,
+        });
+        let mut smaller = Checkpoint {
+            network: Network::new(self.network.input, definitions.collect())?,
+            training: None,
+            ..checkpoint.clone()
+        };
+        for (index, node) in self.network.nodes.iter().enumerate() {
+            let (before, after) = (self.inputs(node), self.positions(index + 1));
+            for (role, _) in self.network.tensors_of(node) {
+                let Some(array) = smaller.tensors.get_mut(&node.tensor_name(role)) else {
+                    continue;
+                };
+                match (role, node.layer) {
+                    (Role::Weight, Layer::Conv2d(_)) => {
+                        *array = selected(&selected(array, 0, &after), 1, &before);
+                    }
+                    (Role::Weight, Layer::Dense(_)) => {
+                        *array = selected(&selected(array, 0, &before), 1, &after);
+                    }
+                    _ => *array = selected(array, 0, &after),
+                }
+            }
+        }
+        Ok(smaller)
+    }
+
+    fn layer(&self, node: &Node, channels: usize) -> Layer {
+        let count = u16::try_from(channels).ok().and_then(|n| n.try_into().ok());
+        match (node.layer, count) {
+            (Layer::Conv2d(conv), Some(filters)) => {
+                Layer::Conv2d(shared::layer::Conv2d { filters, ..conv })
+            }
+            (Layer::Dense(dense), Some(units)) => {
+                Layer::Dense(shared::layer::Dense { units, ..dense })
+            }
+            (layer, _) => layer,
+        }
+    }
+
+    /// What is left of a node's inputs: channels, or for a dense layer, elements.
+    fn inputs(&self, node: &Node) -> Vec<usize> {
+        let shape = self.network.shape(node.inputs[0]);
+        let channels = self.positions(node.inputs[0]);
+        let pixels = match node.layer {
+            Layer::Dense(_) => shape.height() * shape.width(),
+            _ => 1,
+        };
+        let pixel = |pixel| {
+            let shift = move |&channel: &usize| pixel * shape.channels() + channel;
+            channels.iter().map(shift)
+        };
+        (0..pixels).flat_map(pixel).collect()
+    }
+}
+
+/// The given positions along one side of an array.
+fn selected(array: &Array, side: usize, positions: &[usize]) -> Array {
+    let inner: usize = array.shape[side + 1..].iter().product();
+    let mut shape = array.shape.clone();
+    let length = std::mem::replace(&mut shape[side], positions.len());
+    let outer = array.data.chunks(length * inner);
+    let data = outer.flat_map(|part| {
+        let rows = positions
+            .iter()
+            .map(move |&at| &part[at * inner..][..inner]);
+        rows.flatten().copied()
+    });
+    Array {
+        data: data.collect(),
+        shape,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use burn::tensor::Device;
+    use shared::layer::Shape;
+    use shared::model::Resize;
+
+    use super::*;
+    use crate::checkpoint::InputScale;
+    use crate::network::{FloatNetwork, NetworkSpec, initial_tensors, numbers, pictures_to_tensor};
+
+    /// Channels that go through everything they can go through.
+    const GRAPH: &str = "layers = [
+        { name = 'stem', conv2d = { filters = 6, kernel = 3, padding = 'same', activation = 'relu' }, batch_norm = true },
+        { name = 'a', conv2d = { filters = 6, kernel = 1 } },
+        { from = ['stem', 'a'], add = { activation = 'relu' } },
+        { depthwise_conv2d = { kernel = 3, multiplier = 2, padding = 'same', activation = 'relu' }, batch_norm = true },
+        { max_pool2d = { kernel = 2 } },
+        { conv2d = { filters = 8, kernel = 3, padding = 'same', activation = 'relu6' } },
+        { avg_pool2d = { kernel = 2 } },
+        { flatten = {} },
+        { dense = { units = 7, activation = 'relu' } },
+        { dense = {} },
+        { softmax = {} },
+    ]";
+    /// A dense layer over channels that no flatten has spread.
+    const PLAIN: &str = "layers = [
+        { conv2d = { filters = 5, kernel = 3, activation = 'relu' } },
+        { dense = { units = 9, activation = 'relu' } },
+        { dense = {} },
+    ]";
+
+    fn checkpoint(layers: &str) -> Checkpoint {
+        let spec: NetworkSpec = toml::from_str(layers).unwrap();
+        let network = spec.build(Shape::new(8, 8, 2).unwrap(), 3).unwrap();
+        let mut tensors = initial_tensors(&network, 3);
+        for (name, array) in &mut tensors {
+            let vary = |(i, value): (usize, &mut f32)| *value += 0.03 * (1.0 + (i * 7 % 5) as f32);
+            if !name.ends_with(".weight") {
+                array.data.iter_mut().enumerate().for_each(vary);
+            }
+        }
+        Checkpoint {
+            classes: ["a", "b", "c"].map(str::to_owned).to_vec(),
+            input: InputScale {
+                mean: 120,
+                scale: 0.01,
+            },
+            resize: Resize::Exact,
+            training: None,
+            network,
+            tensors,
+        }
+    }
+
+    fn logits(checkpoint: &Checkpoint) -> Vec<f32> {
+        let device = Device::flex();
+        let shape = checkpoint.network.input;
+        let pixels: Vec<u8> = (0..3 * shape.len()).map(|i| (i * 89 % 253) as u8).collect();
+        let network = FloatNetwork::new(checkpoint, &device);
+        numbers(network.logits(pictures_to_tensor(
+            &pixels,
+            shape,
+            checkpoint.input,
+            &device,
+        )))
+    }
+
+    /// The whole network with everything that writes a removed channel set to 0.
+    fn zeroed(checkpoint: &Checkpoint, kept: &Kept) -> Checkpoint {
+        let mut zeroed = checkpoint.clone();
+        for (index, node) in checkpoint.network.nodes.iter().enumerate() {
+            let left = kept.positions(index + 1);
+            for (role, shape) in checkpoint.network.tensors_of(node) {
+                let array = zeroed.tensors.get_mut(&node.tensor_name(role)).unwrap();
+                let side =
+                    usize::from(role == Role::Weight && matches!(node.layer, Layer::Dense(_)));
+                let inner: usize = shape[side + 1..].iter().product();
+                for (at, value) in array.data.iter_mut().enumerate() {
+                    if !left.contains(&(at / inner % shape[side])) && role != Role::Variance {
+                        *value = 0.0;
+                    }
+                }
+            }
+        }
+        zeroed
+    }
+
+    #[test]
+    fn removing_is_the_same_as_zeroing() {
+        for layers in [GRAPH, PLAIN] {
+            let whole = checkpoint(layers);
+            let units = Units::new(&whole.network);
+            let mut kept = Kept::all(&whole.network, &units);
+            let mut removed = 0;
+            loop {
+                let unit = kept.removable().nth(removed % 3);
+                let Some(unit) = unit else { break };
+                kept = kept.without(unit);
+                removed += 1;
+                let smaller = kept.apply(&whole).unwrap();
+                assert_eq!(smaller.parameters(), kept.params());
+                for node in &smaller.network.nodes {
+                    for (role, shape) in smaller.network.tensors_of(node) {
+                        assert_eq!(smaller.tensor(node, role).unwrap().shape, shape);
+                    }
+                }
+                let (found, wanted) = (logits(&smaller), logits(&zeroed(&whole, &kept)));
+                for (found, wanted) in found.iter().zip(&wanted) {
+                    let close = (found - wanted).abs() <= 1e-4 * wanted.abs().max(1.0);
+                    assert!(close, "{removed} removed: {found} and not {wanted}");
+                }
+            }
+            assert!(removed > 8, "{removed}");
+        }
+    }
+
+    #[test]
+    fn an_addition_ties_channels() {
+        let whole = checkpoint(GRAPH);
+        let units = Units::new(&whole.network);
+        // stem, a, and their sum
+        assert_eq!(units.of[1], units.of[2]);
+        assert_eq!(units.of[2], units.of[3]);
+        let doubled: Vec<usize> = units.of[1].iter().flat_map(|&unit| [unit, unit]).collect();
+        assert_eq!(units.of[4], doubled);
+        assert_eq!(units.of[8], units.of[7].repeat(4));
+    }
+
+    #[test]
+    fn the_target_is_reached_and_hardly_more_removed() {
+        let whole = checkpoint(GRAPH);
+        for target in [whole.parameters(), 900, 400, 200] {
+            let smaller = remove(&whole, target).unwrap();
+            let params = smaller.parameters();
+            assert!(
+                params <= target && params + 150 > target,
+                "{params} for {target}"
+            );
+            assert_eq!(smaller.classes, whole.classes);
+        }
+    }
+
+    #[test]
+    fn the_least_important_goes_first() {
+        let mut whole = checkpoint(PLAIN);
+        let weight = whole.tensors.get_mut("conv2d_1.weight").unwrap();
+        let filter = weight.shape[1..].iter().product::<usize>();
+        weight.data[2 * filter..3 * filter].fill(1e-3);
+        let before = whole.tensors["conv2d_1.bias"].data.clone();
+        let smaller = remove(&whole, whole.parameters() - 1).unwrap();
+        let left = &smaller.tensors["conv2d_1.bias"].data;
+        assert_eq!(left[..], [before[0], before[1], before[3], before[4]]);
+    }
+
+    #[test]
+    fn what_cannot_be_reached_is_refused_with_the_least() {
+        let whole = checkpoint(PLAIN);
+        let Err(StructuredError::Target { target: 5, least }) = remove(&whole, 5) else {
+            panic!("5 parameters are too few");
+        };
+        // 1 filter of 3x3x2, 1 unit over 36 pixels, 3 classes over it
+        assert_eq!(least, 18 + 1 + 36 + 1 + 3 + 3);
+        assert_eq!(remove(&whole, least).unwrap().parameters(), least);
+    }
+}
