@@ -30,36 +30,34 @@ pub enum StructuredError {
     Network(#[from] NetworkError),
 }
 
-/// Removes units until the network has at most `target` parameters (weights and
-/// biases, batch normalisation folded, zeros counted), always the one whose
-/// importance for each parameter that goes with it is least.
+/// Removes the least important unit, again and again, until the network has at most
+/// `target` parameters (weights and biases, batch normalisation folded, zeros counted).
 ///
-/// The importance of a unit is the sum over the layers that write it of the norm
-/// of its weights, over the mean norm of that layer's channels (Li et al. 2017,
-/// "Pruning Filters for Efficient ConvNets", with the Euclidean norm).
+/// The importance of a channel is the Euclidean norm of its weights (Li et al. 2017,
+/// "Pruning Filters for Efficient ConvNets", take the sum of their sizes) over the mean
+/// norm in its layer, so that layers compare, and over the share of the layer that is
+/// left, so that none is worn down to a bottleneck. A unit has the importance of all
+/// its channels together.
 ///
 /// What is left computes what the whole network would if the channels that are gone
 /// were always 0; it has to be trained on.
 pub fn remove(checkpoint: &Checkpoint, target: usize) -> Result<Checkpoint, StructuredError> {
     let network = &checkpoint.network;
     let units = Units::new(network);
-    let importance = units.importance(checkpoint);
+    let norms = units.norms(checkpoint);
     let mut kept = Kept::all(network, &units);
-    let mut params = kept.params();
-    while params > target {
+    while kept.params() > target {
         let candidates = kept.removable().map(|unit| {
-            let freed = params - kept.without(unit).params();
-            (unit, importance[unit] / freed as f64)
+            let norms = norms[unit].iter();
+            let importance = norms.map(|&(tensor, norm)| norm / kept.share(tensor));
+            (unit, importance.sum::<f64>())
         });
         let least = candidates.min_by(|a, b| a.1.total_cmp(&b.1));
         let Some((unit, _)) = least else {
-            return Err(StructuredError::Target {
-                target,
-                least: params,
-            });
+            let least = kept.params();
+            return Err(StructuredError::Target { target, least });
         };
         kept = kept.without(unit);
-        params = kept.params();
     }
     kept.apply(checkpoint)
 }
@@ -112,19 +110,23 @@ impl Units {
         self.of.iter().flatten().max().map_or(0, |unit| unit + 1)
     }
 
-    fn importance(&self, checkpoint: &Checkpoint) -> Vec<f64> {
-        let mut importance = vec![0.0; self.count()];
-        for (node, channels) in checkpoint.network.nodes.iter().zip(&self.of[1..]) {
+    /// For each unit, the channels that it has in tensors which a layer with weights
+    /// writes: the tensor, and the norm of the channel's weights over the mean norm in
+    /// that layer.
+    fn norms(&self, checkpoint: &Checkpoint) -> Vec<Vec<(usize, f64)>> {
+        let mut of_units = vec![Vec::new(); self.count()];
+        let written = self.of.iter().enumerate().skip(1);
+        for (node, (tensor, channels)) in checkpoint.network.nodes.iter().zip(written) {
             let Some(folded) = checkpoint.folded(node) else {
                 continue;
             };
             let norms = norms(&node.layer, &folded);
             let mean = norms.iter().sum::<f64>() / norms.len() as f64;
             for (&unit, norm) in channels.iter().zip(norms) {
-                importance[unit] += norm / mean.max(f64::MIN_POSITIVE);
+                of_units[unit].push((tensor, norm / mean.max(f64::MIN_POSITIVE)));
             }
         }
-        importance
+        of_units
     }
 }
 
@@ -203,6 +205,11 @@ impl<'a> Kept<'a> {
             *count -= channels.iter().filter(|&&channel| channel == unit).count();
         }
         left
+    }
+
+    /// How much of a tensor is left, a fraction of 1.
+    fn share(&self, tensor: usize) -> f64 {
+        self.channels[tensor] as f64 / self.units.of[tensor].len() as f64
     }
 
     fn params(&self) -> usize {
@@ -449,6 +456,35 @@ mod tests {
             );
             assert_eq!(smaller.classes, whole.classes);
         }
+    }
+
+    #[test]
+    fn layers_of_equal_weights_shrink_alike() {
+        let mut whole = checkpoint(
+            "layers = [
+                { conv2d = { filters = 32, kernel = 3 } },
+                { conv2d = { filters = 16, kernel = 3 } },
+                { dense = { units = 64 } },
+                { dense = {} },
+            ]",
+        );
+        for array in whole.tensors.values_mut() {
+            array.data.fill(0.1);
+        }
+        let smaller = remove(&whole, whole.parameters() / 4).unwrap();
+        let widths = smaller
+            .network
+            .nodes
+            .iter()
+            .map(|node| node.output.channels());
+        let shares = widths.zip([32, 16, 64]).map(|(left, all)| 100 * left / all);
+        let shares: Vec<_> = shares.collect();
+        // One of 16 channels is 6 %.
+        let (least, most) = (shares.iter().min(), shares.iter().max());
+        assert!(
+            most.zip(least).is_some_and(|(a, b)| a - b <= 7),
+            "{shares:?}"
+        );
     }
 
     #[test]
