@@ -415,6 +415,13 @@ fn whole_channels_go_until_the_target_is_met() {
     assert!(exported["params"].as_u64() <= after.as_u64());
     assert!(call(&path, ["simulate", "out/model.esp", "."]).success);
 
+    // The network has a ReLU6, and paths of different lengths.
+    let scale = ["compress", "out/float.safetensors", "--scale", "0.1"];
+    let scale: Vec<&str> = [&scale[..], &["--sparsity", "0"]].concat();
+    assert!(!call(&path, &scale).success);
+    let literal = json(&path, [&scale[..], &["--scale-mode", "literal"]].concat());
+    assert_eq!(literal["params"], literal["params_before"]);
+
     let impossible = ["compress", "out/float.safetensors", "--target-params", "9"];
     let called = call(&path, impossible);
     assert!(!called.success);

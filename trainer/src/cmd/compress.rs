@@ -7,16 +7,19 @@ use std::time::Instant;
 
 use clap::Args;
 use espalier::checkpoint::Checkpoint;
+use espalier::compress::clip::clip;
 use espalier::compress::prune::prune;
+use espalier::compress::scale::scale;
 use espalier::compress::{CompressOptions, structured};
 use espalier::config::{Pictures, Project};
 use espalier::score::Score;
 use espalier::train::Hooks;
 use serde::Serialize;
+use shared::layer::Layer;
 
 use super::Error;
 use super::project::stop_on_ctrl_c;
-use super::train::{SAVE_EVERY, score};
+use super::train::{SAVE_EVERY, answers};
 use crate::flags::Flags;
 use crate::output::{Report, thousands};
 
@@ -45,6 +48,11 @@ pub struct Cmd {
 pub struct Compressed {
     /// Accuracy of the pruned float network on the test part, a fraction of 1.
     pub accuracy: f64,
+    /// Of the test pictures, how many get another answer than before.
+    pub answers_changed: usize,
+    /// Before it was compressed, as `params`.
+    pub params_before: usize,
+    /// Weights and biases, zeros counted.
     pub params: usize,
     pub nonzeros: usize,
     pub seconds: f64,
@@ -74,10 +82,9 @@ pub fn step(
 ) -> Result<(Checkpoint, Compressed), Error> {
     let begin = Instant::now();
     let unfinished = project.output(UNFINISHED);
-    let from = match (resume, project.compress.target_params) {
-        (true, _) => Checkpoint::load(&unfinished)?,
-        (false, Some(target)) => structured::remove(&trained, target)?,
-        (false, None) => trained.clone(),
+    let from = match resume {
+        true => Checkpoint::load(&unfinished)?,
+        false => reduced(&trained, &project.compress)?,
     };
     let hooks = Hooks {
         stop,
@@ -86,7 +93,7 @@ pub fn step(
         label: "prune",
     };
     let options = project.train_options();
-    let pruned = match project.compress.is_something() {
+    let pruned = match project.compress.is_fine_tuned() {
         false => from,
         true => prune(
             from,
@@ -99,11 +106,18 @@ pub fn step(
         )?,
     };
     let checkpoint = project.output(PRUNED);
+    let pruned = clipped(pruned, &project.compress);
     pruned.save(&checkpoint)?;
     super::project::remove(&unfinished);
-    let score = score(&pruned, &data.test)?;
+    let (before, after) = (
+        answers(&trained, &data.test)?,
+        answers(&pruned, &data.test)?,
+    );
+    let score = Score::new(&data.test, &after);
     let summary = Compressed {
         accuracy: score.accuracy,
+        answers_changed: before.iter().zip(&after).filter(|(a, b)| a != b).count(),
+        params_before: trained.parameters(),
         params: pruned.parameters(),
         nonzeros: pruned.nonzeros(),
         seconds: begin.elapsed().as_secs_f64(),
@@ -113,19 +127,57 @@ pub fn step(
     Ok((pruned, summary))
 }
 
+/// What is left to fine-tune.
+fn reduced(trained: &Checkpoint, options: &CompressOptions) -> Result<Checkpoint, Error> {
+    let scaled = match options.scale {
+        1.0 => trained.clone(),
+        factor => {
+            warn_of_softmax(trained, factor);
+            scale(trained, factor, options.scale_mode)?
+        }
+    };
+    let clipped = clipped(scaled, options);
+    Ok(match options.target_params {
+        Some(target) => structured::remove(&clipped, target)?,
+        None => clipped,
+    })
+}
+
+fn warn_of_softmax(trained: &Checkpoint, factor: f32) {
+    let last = trained.network.nodes.last();
+    if factor < 1.0 && last.is_some_and(|node| node.layer == Layer::Softmax) {
+        tracing::warn!(
+            "smaller logits flatten the softmax: in int8 its outputs may all be equal; \
+             leave `softmax` out of the network to keep the classes there"
+        );
+    }
+}
+
+fn clipped(checkpoint: Checkpoint, options: &CompressOptions) -> Checkpoint {
+    match options.clip {
+        Some(limit) => clip(checkpoint, limit),
+        None => checkpoint,
+    }
+}
+
 impl Report for Compressed {}
 
 impl fmt::Display for Compressed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (params, nonzeros) = (self.params as u64, self.nonzeros as u64);
-        writeln!(f, "pruned accuracy  {}", self.score.percent())?;
+        let count = |number: usize| thousands(number as u64);
+        let (changed, tested) = (count(self.answers_changed), count(self.score.total));
+        let (params, before) = (count(self.params), count(self.params_before));
+        writeln!(f, "accuracy         {}", self.score.percent())?;
         writeln!(
             f,
-            "parameters       {}, {} of them not zero",
-            thousands(params),
-            thousands(nonzeros)
+            "answers          {changed} of {tested} are others than before"
         )?;
-        writeln!(f, "pruned in        {:.1} s", self.seconds)?;
+        writeln!(
+            f,
+            "parameters       {params} of {before}, {} of them not zero",
+            count(self.nonzeros)
+        )?;
+        writeln!(f, "took             {:.1} s", self.seconds)?;
         write!(f, "checkpoint       {}", self.checkpoint.display())
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use espalier::checkpoint::CheckpointError;
+use espalier::compress::scale::ScaleError;
 use espalier::compress::structured::StructuredError;
 use espalier::config::ConfigError;
 use espalier::data::{DataError, PictureShape};
@@ -76,6 +77,9 @@ pub enum Error {
     /// See the type.
     #[error(transparent)]
     Structured(#[from] StructuredError),
+    /// See the type.
+    #[error(transparent)]
+    Scale(#[from] ScaleError),
     /// See the type.
     #[error(transparent)]
     Export(#[from] ExportError),

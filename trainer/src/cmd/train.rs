@@ -131,11 +131,15 @@ fn network(project: &Project, data: &Dataset) -> Result<Network, Error> {
     Ok(project.network.build(input, data.classes.len())?)
 }
 
+/// Answers of the float network.
+pub fn answers(checkpoint: &Checkpoint, data: &Dataset) -> Result<Vec<usize>, Error> {
+    let logits = evaluate(checkpoint, data)?;
+    Ok(logits.iter().map(|row| argmax(row)).collect())
+}
+
 /// Right answers of the float network.
 pub fn score(checkpoint: &Checkpoint, data: &Dataset) -> Result<Score, Error> {
-    let logits = evaluate(checkpoint, data)?;
-    let answers: Vec<usize> = logits.iter().map(|row| argmax(row)).collect();
-    Ok(Score::new(data, &answers))
+    Ok(Score::new(data, &answers(checkpoint, data)?))
 }
 
 impl Report for Trained {}

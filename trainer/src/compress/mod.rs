@@ -1,17 +1,27 @@
 //! Makes a trained network smaller. One file per method; each takes a
 //! checkpoint and gives one back.
 
+pub mod clip;
 pub mod prune;
+pub mod scale;
 pub mod structured;
 
 use serde::{Deserialize, Serialize};
 
+use self::scale::ScaleMode;
 use crate::train::{OutOfRange, first_wrong};
 
-/// The `[compress]` section.
+/// The `[compress]` section: what is done, in the order of the keys.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CompressOptions {
+    /// The factor of [`scale::scale`], above 0; 1 for none.
+    pub scale: f32,
+    /// How it scales.
+    pub scale_mode: ScaleMode,
+    /// The limit of [`clip::clip`], above 0; none where not given. It holds before the
+    /// fine-tuning and behind it.
+    pub clip: Option<f32>,
     /// Most parameters, zeros counted, that [`structured::remove`] leaves; all where
     /// not given.
     pub target_params: Option<usize>,
@@ -32,6 +42,9 @@ pub struct CompressOptions {
 impl Default for CompressOptions {
     fn default() -> Self {
         Self {
+            scale: 1.0,
+            scale_mode: ScaleMode::default(),
+            clip: None,
             target_params: None,
             sparsity: 0.9,
             epochs: 80,
@@ -45,6 +58,18 @@ impl Default for CompressOptions {
 impl CompressOptions {
     /// The keys, with what `--help` says of each.
     pub const KEYS: &'static [(&'static str, &'static str)] = &[
+        (
+            "scale",
+            "Multiply every weight by this; the parameter count stays",
+        ),
+        (
+            "scale_mode",
+            "exact (biases too: the same classes) or literal (weights only)",
+        ),
+        (
+            "clip",
+            "Clamp every weight to this far from 0; the parameter count stays",
+        ),
         (
             "target_params",
             "Remove whole channels and neurons until so many parameters are left, zeros counted",
@@ -70,7 +95,18 @@ impl CompressOptions {
         let wrong = |value: f64, right: bool| (!right).then(|| value.to_string());
         let (sparsity, rate) = (self.sparsity, self.rate);
         let (distill, temperature) = (self.distill, self.temperature);
+        let positive = |value: f32| wrong(value.into(), value > 0.0 && value.is_finite());
         first_wrong([
+            (
+                "compress.scale",
+                positive(self.scale),
+                "a number above 0, such as 0.1",
+            ),
+            (
+                "compress.clip",
+                self.clip.and_then(positive),
+                "a number above 0, such as 0.5",
+            ),
             (
                 "compress.sparsity",
                 wrong(sparsity.into(), (0.0..1.0).contains(&sparsity)),
@@ -93,24 +129,85 @@ impl CompressOptions {
             ),
             (
                 "compress.temperature",
-                wrong(
-                    temperature.into(),
-                    temperature > 0.0 && temperature.is_finite(),
-                ),
+                positive(temperature),
                 "a number above 0, such as 4",
             ),
         ])
     }
 
-    /// Whether anything is to be done.
-    pub fn is_something(&self) -> bool {
+    /// Whether weights go, so that the rest has to be trained on.
+    pub fn is_fine_tuned(&self) -> bool {
         self.target_params.is_some() || self.sparsity > 0.0
     }
 }
 
 #[cfg(test)]
-mod tests {
+#[allow(clippy::unwrap_used)]
+pub(crate) mod tests {
+    use burn::tensor::Device;
+    use shared::layer::Shape;
+    use shared::model::Resize;
+
     use super::*;
+    use crate::checkpoint::{Checkpoint, InputScale};
+    use crate::network::{FloatNetwork, NetworkSpec, initial_tensors, numbers, pictures_to_tensor};
+
+    /// Channels that go through everything they can go through.
+    pub(crate) const GRAPH: &str = "layers = [
+        { name = 'stem', conv2d = { filters = 6, kernel = 3, padding = 'same', activation = 'relu' }, batch_norm = true },
+        { name = 'a', conv2d = { filters = 6, kernel = 1 } },
+        { from = ['stem', 'a'], add = { activation = 'relu' } },
+        { depthwise_conv2d = { kernel = 3, multiplier = 2, padding = 'same', activation = 'relu' }, batch_norm = true },
+        { max_pool2d = { kernel = 2 } },
+        { conv2d = { filters = 8, kernel = 3, padding = 'same', activation = 'relu6' } },
+        { avg_pool2d = { kernel = 2 } },
+        { flatten = {} },
+        { dense = { units = 7, activation = 'relu' } },
+        { dense = {} },
+        { softmax = {} },
+    ]";
+    /// A dense layer over channels that no flatten has spread.
+    pub(crate) const PLAIN: &str = "layers = [
+        { conv2d = { filters = 5, kernel = 3, activation = 'relu' } },
+        { dense = { units = 9, activation = 'relu' } },
+        { dense = {} },
+    ]";
+
+    pub(crate) fn checkpoint(layers: &str) -> Checkpoint {
+        let spec: NetworkSpec = toml::from_str(layers).unwrap();
+        let network = spec.build(Shape::new(8, 8, 2).unwrap(), 3).unwrap();
+        let mut tensors = initial_tensors(&network, 3);
+        for (name, array) in &mut tensors {
+            let vary = |(i, value): (usize, &mut f32)| *value += 0.03 * (1.0 + (i * 7 % 5) as f32);
+            if !name.ends_with(".weight") {
+                array.data.iter_mut().enumerate().for_each(vary);
+            }
+        }
+        Checkpoint {
+            classes: ["a", "b", "c"].map(str::to_owned).to_vec(),
+            input: InputScale {
+                mean: 120,
+                scale: 0.01,
+            },
+            resize: Resize::Exact,
+            training: None,
+            network,
+            tensors,
+        }
+    }
+
+    pub(crate) fn logits(checkpoint: &Checkpoint) -> Vec<f32> {
+        let device = Device::flex();
+        let shape = checkpoint.network.input;
+        let pixels: Vec<u8> = (0..3 * shape.len()).map(|i| (i * 89 % 253) as u8).collect();
+        let network = FloatNetwork::new(checkpoint, &device);
+        numbers(network.logits(pictures_to_tensor(
+            &pixels,
+            shape,
+            checkpoint.input,
+            &device,
+        )))
+    }
 
     #[test]
     fn options_have_ranges() {

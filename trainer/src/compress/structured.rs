@@ -318,70 +318,8 @@ fn selected(array: &Array, side: usize, positions: &[usize]) -> Array {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use burn::tensor::Device;
-    use shared::layer::Shape;
-    use shared::model::Resize;
-
     use super::*;
-    use crate::checkpoint::InputScale;
-    use crate::network::{FloatNetwork, NetworkSpec, initial_tensors, numbers, pictures_to_tensor};
-
-    /// Channels that go through everything they can go through.
-    const GRAPH: &str = "layers = [
-        { name = 'stem', conv2d = { filters = 6, kernel = 3, padding = 'same', activation = 'relu' }, batch_norm = true },
-        { name = 'a', conv2d = { filters = 6, kernel = 1 } },
-        { from = ['stem', 'a'], add = { activation = 'relu' } },
-        { depthwise_conv2d = { kernel = 3, multiplier = 2, padding = 'same', activation = 'relu' }, batch_norm = true },
-        { max_pool2d = { kernel = 2 } },
-        { conv2d = { filters = 8, kernel = 3, padding = 'same', activation = 'relu6' } },
-        { avg_pool2d = { kernel = 2 } },
-        { flatten = {} },
-        { dense = { units = 7, activation = 'relu' } },
-        { dense = {} },
-        { softmax = {} },
-    ]";
-    /// A dense layer over channels that no flatten has spread.
-    const PLAIN: &str = "layers = [
-        { conv2d = { filters = 5, kernel = 3, activation = 'relu' } },
-        { dense = { units = 9, activation = 'relu' } },
-        { dense = {} },
-    ]";
-
-    fn checkpoint(layers: &str) -> Checkpoint {
-        let spec: NetworkSpec = toml::from_str(layers).unwrap();
-        let network = spec.build(Shape::new(8, 8, 2).unwrap(), 3).unwrap();
-        let mut tensors = initial_tensors(&network, 3);
-        for (name, array) in &mut tensors {
-            let vary = |(i, value): (usize, &mut f32)| *value += 0.03 * (1.0 + (i * 7 % 5) as f32);
-            if !name.ends_with(".weight") {
-                array.data.iter_mut().enumerate().for_each(vary);
-            }
-        }
-        Checkpoint {
-            classes: ["a", "b", "c"].map(str::to_owned).to_vec(),
-            input: InputScale {
-                mean: 120,
-                scale: 0.01,
-            },
-            resize: Resize::Exact,
-            training: None,
-            network,
-            tensors,
-        }
-    }
-
-    fn logits(checkpoint: &Checkpoint) -> Vec<f32> {
-        let device = Device::flex();
-        let shape = checkpoint.network.input;
-        let pixels: Vec<u8> = (0..3 * shape.len()).map(|i| (i * 89 % 253) as u8).collect();
-        let network = FloatNetwork::new(checkpoint, &device);
-        numbers(network.logits(pictures_to_tensor(
-            &pixels,
-            shape,
-            checkpoint.input,
-            &device,
-        )))
-    }
+    use crate::compress::tests::{GRAPH, PLAIN, checkpoint, logits};
 
     /// The whole network with everything that writes a removed channel set to 0.
     fn zeroed(checkpoint: &Checkpoint, kept: &Kept) -> Checkpoint {
