@@ -98,6 +98,19 @@ pub struct Folded {
     pub bias: Vec<f32>,
 }
 
+impl Folded {
+    /// From the position of a weight of `layer` to its output channel.
+    pub fn channel_of(&self, layer: &Layer) -> impl Fn(usize) -> usize + use<> {
+        let channels = self.bias.len().max(1);
+        let fan_in = (self.weights.len() / channels).max(1);
+        let is_innermost = matches!(layer, Layer::DepthwiseConv2d(_));
+        move |index| match is_innermost {
+            true => index % channels,
+            false => index / fan_in,
+        }
+    }
+}
+
 /// Everything about a checkpoint that is not a tensor.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -325,14 +338,9 @@ impl Norm<'_> {
             (f64::from(*gamma) / (f64::from(*variance) + NORM_EPSILON).sqrt()) as f32
         };
         let factors: Vec<f32> = self.gamma.iter().zip(self.variance).map(factor).collect();
-        let channels = factors.len().max(1);
-        let per_channel = folded.weights.len() / channels;
+        let channel_of = folded.channel_of(layer);
         for (index, weight) in folded.weights.iter_mut().enumerate() {
-            let channel = match layer {
-                Layer::DepthwiseConv2d(_) => index % channels,
-                _ => index / per_channel,
-            };
-            *weight *= factors[channel];
+            *weight *= factors[channel_of(index)];
         }
         let offsets = self.beta.iter().zip(self.mean).zip(&factors);
         for (bias, ((beta, mean), factor)) in folded.bias.iter_mut().zip(offsets) {

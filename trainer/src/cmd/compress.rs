@@ -36,17 +36,17 @@ pub struct Cmd {
     /// Project folder, or its espalier.toml: the pictures to fine-tune on
     #[arg(long, default_value = ".")]
     project: PathBuf,
-    /// Go on with a pruning that was stopped
+    /// Go on with a compression that was stopped
     #[arg(long)]
     resume: bool,
     #[command(flatten)]
     compress: Flags<CompressOptions>,
 }
 
-/// A pruned network.
+/// A compressed network.
 #[derive(Serialize)]
 pub struct Compressed {
-    /// Accuracy of the pruned float network on the test part, a fraction of 1.
+    /// Accuracy of the compressed float network on the test part, a fraction of 1.
     pub accuracy: f64,
     /// Of the test pictures, how many get another answer than before.
     pub answers_changed: usize,
@@ -62,7 +62,7 @@ pub struct Compressed {
 }
 
 impl Cmd {
-    /// Prunes and scores on the test part.
+    /// Compresses and scores on the test part.
     pub fn run(self) -> Result<Compressed, Error> {
         let project = Project::load(&self.project, &[self.compress.table()])?;
         let data = project.pictures()?;

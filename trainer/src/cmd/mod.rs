@@ -35,7 +35,7 @@ pub enum Command {
     Data(data::Cmd),
     /// Train the float network of a project
     Train(train::Cmd),
-    /// Prune a checkpoint
+    /// Make a checkpoint smaller: scale, clip, remove channels, prune
     Compress(compress::Cmd),
     /// Quantise a checkpoint and write the model file
     Export(export::Cmd),

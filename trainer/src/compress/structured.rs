@@ -132,16 +132,10 @@ impl Units {
 
 /// Euclidean norm of the weights of each output channel.
 fn norms(layer: &Layer, folded: &Folded) -> Vec<f64> {
-    let channels = folded.bias.len();
-    let fan_in = folded.weights.len() / channels;
-    let mut squares = vec![0.0; channels];
+    let channel_of = folded.channel_of(layer);
+    let mut squares = vec![0.0; folded.bias.len()];
     for (index, &weight) in folded.weights.iter().enumerate() {
-        let channel = match layer {
-            // Output channels lie innermost there.
-            Layer::DepthwiseConv2d(_) => index % channels,
-            _ => index / fan_in,
-        };
-        squares[channel] += f64::from(weight).powi(2);
+        squares[channel_of(index)] += f64::from(weight).powi(2);
     }
     squares.into_iter().map(f64::sqrt).collect()
 }
@@ -214,18 +208,20 @@ impl<'a> Kept<'a> {
 
     fn params(&self) -> usize {
         let count = |(index, node): (usize, &Node)| {
-            let (before, after) = (
-                self.network.shape(node.inputs[0]).channels(),
-                self.network.params(node),
-            );
-            let out = self.channels[index + 1];
-            let fan_in = after.map(|params| match node.layer {
-                Layer::DepthwiseConv2d(_) => params.fan_in,
-                _ => params.fan_in / before * self.channels[node.inputs[0]],
-            });
-            fan_in.map_or(0, |fan_in| (fan_in + 1) * out)
+            let input = node.inputs[0];
+            let whole = self.network.params(node)?.fan_in;
+            let fan_in = match node.layer {
+                Layer::DepthwiseConv2d(_) => whole,
+                _ => whole / self.units.of[input].len() * self.channels[input],
+            };
+            Some((fan_in + 1) * self.channels[index + 1])
         };
-        self.network.nodes.iter().enumerate().map(count).sum()
+        self.network
+            .nodes
+            .iter()
+            .enumerate()
+            .filter_map(count)
+            .sum()
     }
 
     /// The positions of what is left in a tensor's channels.

@@ -233,14 +233,8 @@ struct Channels {
 impl Channels {
     /// Symmetric per output channel: scale = max |w| / 127.
     fn quantise(folded: &Folded, layer: &Layer, input_scale: f32) -> Self {
-        let channels = folded.bias.len();
-        let fan_in = folded.weights.len() / channels;
-        let channel_of = |index: usize| match layer {
-            // Output channels lie innermost there.
-            Layer::DepthwiseConv2d(_) => index % channels,
-            _ => index / fan_in,
-        };
-        let mut largest = vec![0f32; channels];
+        let channel_of = folded.channel_of(layer);
+        let mut largest = vec![0f32; folded.bias.len()];
         for (index, w) in folded.weights.iter().enumerate() {
             let channel = &mut largest[channel_of(index)];
             *channel = channel.max(w.abs());

@@ -61,8 +61,9 @@ impl<'a> Filters<'a> {
     }
 }
 
-/// Whether each channel has a factor, doubled accumulators fit 32 bits, and all shifts go right, but the one
-/// behind an odd number of filters, whose output nobody reads.
+/// Whether each channel has a factor, doubled accumulators fit 32 bits, and all
+/// shifts go right, but the one behind an odd number of filters, whose output nobody
+/// reads.
 pub fn in_range(fan_in: usize, channels: Channels) -> bool {
     let small = |&bias: &[u8; 4]| i32::from_le_bytes(bias).unsigned_abs() < 1 << 29;
     let right = |(&shift, mantissa): (&i8, &[u8; 4])| shift < 0 || *mantissa == [0; 4];
