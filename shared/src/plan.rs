@@ -208,6 +208,7 @@ impl Placed<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::Storage;
     use crate::layer::{Padding, Size2, Window};
 
     fn positions(side: usize, kernel: u8, filters: usize, way: Way) -> Positions {
@@ -243,14 +244,15 @@ mod tests {
 
     #[test]
     fn no_byte_is_written_before_it_was_read_last() {
-        let way = |pooled, sparse| Way { pooled, sparse };
+        use Storage::{Coded, Dense, Sparse};
+        let way = |pooled, storage| Way { pooled, storage };
         for positions in [
-            positions(7, 3, 16, way(false, false)),
-            positions(7, 3, 16, way(false, true)),
-            positions(6, 2, 5, way(false, false)),
-            positions(8, 3, 24, way(true, false)),
-            positions(10, 3, 24, way(true, true)),
-            positions(9, 5, 40, way(false, true)),
+            positions(7, 3, 16, way(false, Dense)),
+            positions(7, 3, 16, way(false, Sparse)),
+            positions(6, 2, 5, way(false, Coded)),
+            positions(8, 3, 24, way(true, Dense)),
+            positions(10, 3, 24, way(true, Sparse)),
+            positions(9, 5, 40, way(false, Sparse)),
         ] {
             let lag = lag(&positions);
             let clash = |lag: i64| clashes(&positions, lag);

@@ -4,10 +4,12 @@
 //! and multiplied with two filters at a time, [`tile`]; or eight, with the weights
 //! of one filter that are not 0, [`sparse`].
 
-use super::lanes::words;
+use super::lanes::{Lanes, words};
 use super::sparse::{self, Column, QUAD};
 use super::tile::{Columns, Runs, Taps, Target};
-use super::{ConvParams, Memory, View, Way, Weights, overlap, target, tile};
+use super::{
+    Channels, ConvParams, Memory, Storage, View, Way, Weights, lanes, overlap, target, tile,
+};
 use crate::arith::Clamp;
 use crate::layer::{Shape, Window};
 
@@ -52,10 +54,9 @@ impl Positions {
 impl Way {
     /// Positions of one tile of a convolution, a multiple of [`QUAD`].
     pub fn tile(self) -> usize {
-        if self.sparse {
-            sparse::POSITIONS
-        } else {
-            tile::POSITIONS
+        match self.storage {
+            Storage::Sparse => sparse::POSITIONS,
+            Storage::Dense | Storage::Coded => tile::POSITIONS,
         }
     }
 
@@ -72,10 +73,9 @@ impl Way {
     /// Outputs of a convolution that are written at one position: where two filters
     /// share their weights, an even number.
     fn stride(self, filters: usize) -> usize {
-        if self.sparse {
-            filters
-        } else {
-            filters.next_multiple_of(2)
+        match self.storage {
+            Storage::Sparse => filters,
+            Storage::Dense | Storage::Coded => filters.next_multiple_of(2),
         }
     }
 }
@@ -106,12 +106,17 @@ pub fn scratch_bytes(fan_in: usize, input: Shape, output: Shape, way: Way) -> us
     } else {
         rows * stride
     };
-    let columns = if way.sparse {
-        sparse_column_words(fan_in)
-    } else {
-        column_words(fan_in) + taps(fan_in, input).div_ceil(2)
+    let columns = match way.storage {
+        Storage::Sparse => sparse_column_words(fan_in),
+        Storage::Dense | Storage::Coded => {
+            column_words(fan_in) + taps(fan_in, input).div_ceil(2)
+        }
     };
-    4 * (columns + staging.div_ceil(4))
+    let decoded = match way.storage {
+        Storage::Coded => lanes::bytes(fan_in, filters),
+        Storage::Dense | Storage::Sparse => 0,
+    };
+    decoded + 4 * (columns + staging.div_ceil(4))
 }
 
 /// Words of the columns of `fan_in` taps.
@@ -142,26 +147,14 @@ fn taps(fan_in: usize, input: Shape) -> usize {
 /// after their windows have been read, so that the output may overlap the input as
 /// far as [`crate::plan::lag`] says.
 pub fn conv2d(memory: Memory, conv: Conv2d) {
-    let input = conv.input;
     let ConvParams { weights, channels } = conv.params;
     match weights {
-        Weights::Lanes(weights) => {
-            let fan_in = weights.fan_in();
-            let (columns, rest) = split(memory.scratch, column_words(fan_in));
-            // Words of fewer than four taps, and padding, stay real 0.
-            columns.fill(0);
-            let count = taps(fan_in, input.shape);
-            let (places, staging) = split(rest, count.div_ceil(2));
-            let places = bytemuck::cast_slice_mut(places).get_mut(..count);
-            let filters = target::Filters::new(ConvParams { weights, channels });
-            let mut tile = LaneTile {
-                columns: columns.as_chunks_mut().0,
-                words: words(fan_in),
-                taps: (count > 0).then(|| Taps::new(places.unwrap_or_default())),
-                zero_point: input.zero_point,
-                filters,
-            };
-            walk(memory.tensors, staging, &conv, false, &mut tile);
+        Weights::Lanes(weights) => walk_lanes(memory, &conv, weights, channels),
+        Weights::Coded(weights) => {
+            let Memory { tensors, scratch } = memory;
+            let (decoded, scratch) = split(scratch, weights.lane_words());
+            let memory = Memory { tensors, scratch };
+            walk_lanes(memory, &conv, weights.lanes(decoded), channels);
         }
         Weights::Sparse(weights) => {
             let words = sparse_column_words(weights.fan_in());
@@ -169,20 +162,45 @@ pub fn conv2d(memory: Memory, conv: Conv2d) {
             let (columns, _) = bytemuck::cast_slice_mut::<_, i16>(columns).as_chunks_mut();
             let mut tile = SparseTile {
                 columns,
-                zero_point: input.zero_point as i16,
+                zero_point: conv.input.zero_point as i16,
                 filters: target::SparseFilters::new(ConvParams { weights, channels }),
             };
-            walk(memory.tensors, staging, &conv, true, &mut tile);
+            walk(memory.tensors, staging, &conv, Storage::Sparse, &mut tile);
         }
     }
 }
 
+/// [`conv2d`] with all weights.
+fn walk_lanes(memory: Memory, conv: &Conv2d, weights: Lanes, channels: Channels) {
+    let fan_in = weights.fan_in();
+    let (columns, rest) = split(memory.scratch, column_words(fan_in));
+    // Words of fewer than four taps, and padding, stay real 0.
+    columns.fill(0);
+    let count = taps(fan_in, conv.input.shape);
+    let (places, staging) = split(rest, count.div_ceil(2));
+    let places = bytemuck::cast_slice_mut(places).get_mut(..count);
+    let mut tile = LaneTile {
+        columns: columns.as_chunks_mut().0,
+        words: words(fan_in),
+        taps: (count > 0).then(|| Taps::new(places.unwrap_or_default())),
+        zero_point: conv.input.zero_point,
+        filters: target::Filters::new(ConvParams { weights, channels }),
+    };
+    walk(memory.tensors, staging, conv, Storage::Dense, &mut tile);
+}
+
 /// Computes all tiles.
-fn walk(tensors: &mut [i8], staging: &mut [u32], conv: &Conv2d, sparse: bool, tile: &mut dyn Tile) {
+fn walk(
+    tensors: &mut [i8],
+    staging: &mut [u32],
+    conv: &Conv2d,
+    storage: Storage,
+    tile: &mut dyn Tile,
+) {
     let (input, output) = (conv.input, conv.output);
     let way = Way {
         pooled: conv.pooled,
-        sparse,
+        storage,
     };
     let walk = Positions {
         window: conv.window,

@@ -1,19 +1,32 @@
 //! Fully connected layer.
 
+use super::coded::Decoder;
 use super::lanes::{Lanes, SEGMENT, words};
-use super::{DenseParams, Input, Output, Weights, target, tile};
+use super::{DenseParams, Input, Output, Storage, Weights, target, tile};
 use crate::arith::scale;
 
-/// Bytes of scratch of [`dense`], a multiple of 4.
-pub fn scratch_bytes(fan_in: usize, units: usize) -> usize {
-    4 * (fan_in.div_ceil(4) * 2).min(SEGMENT) + 4 * units.next_multiple_of(2)
+/// Bytes of scratch of [`dense`], a multiple of 4: a segment of the input and a sum for
+/// each unit or, of coded weights, the whole input and a segment of lanes.
+pub fn scratch_bytes(fan_in: usize, units: usize, storage: Storage) -> usize {
+    let wide = wide_words(fan_in);
+    match storage {
+        Storage::Dense => 4 * (wide.min(SEGMENT) + units.next_multiple_of(2)),
+        Storage::Sparse => 0,
+        Storage::Coded => 4 * (wide + wide.min(SEGMENT)),
+    }
+}
+
+/// Words of the input where it is widened.
+fn wide_words(fan_in: usize) -> usize {
+    2 * fan_in.div_ceil(4)
 }
 
 /// `out[o] = clamp(zp + round(m_o * (bias_o + sum (in_i - zp_in) * w[o, i])))`,
 /// rounded once as TensorFlow Lite's reference does for fully connected layers.
 ///
 /// A segment of the input is widened to 16 bits and meets all units before the
-/// next one is; sparse weights take it as it is.
+/// next one is; sparse weights take it as it is. Of coded weights one segment of two
+/// units at a time is decoded, and the whole input is widened before.
 pub fn dense(input: Input, params: DenseParams, output: Output, scratch: &mut [u32]) {
     match params.weights {
         Weights::Lanes(lanes) => {
@@ -23,6 +36,17 @@ pub fn dense(input: Input, params: DenseParams, output: Output, scratch: &mut [u
         Weights::Sparse(weights) => {
             let dot = |unit| target::dot(unit, input.data);
             finish(weights.filters().map(dot), params, output);
+        }
+        Weights::Coded(weights) => {
+            let fan_in = input.data.len();
+            let cut = scratch.split_at_mut_checked(wide_words(fan_in));
+            let (wide, lanes) = cut.unwrap_or_default();
+            widen_row(input.data, input.zero_point, wide);
+            let (mut decoder, units) = (weights.decoder(), output.data.len());
+            let pairs = (0..units).step_by(2);
+            let sums =
+                pairs.flat_map(|unit| pair_sums(&mut decoder, units - unit, fan_in, wide, lanes));
+            finish(sums, params, output);
         }
     }
 }
@@ -39,7 +63,7 @@ fn finish(sums: impl Iterator<Item = i32>, params: DenseParams, output: Output) 
 /// The sums of products of each unit.
 fn sums<'s>(input: Input, lanes: Lanes, units: usize, scratch: &'s mut [u32]) -> &'s [i32] {
     let fan_in = input.data.len();
-    let wide = (fan_in.div_ceil(4) * 2).min(SEGMENT);
+    let wide = wide_words(fan_in).min(SEGMENT);
     let (wide, sums) = scratch.split_at_mut_checked(wide).unwrap_or_default();
     let (sums, _) = bytemuck::cast_slice_mut(sums).as_chunks_mut::<2>();
     let sums = sums.get_mut(..units.div_ceil(2)).unwrap_or_default();
@@ -52,7 +76,28 @@ fn sums<'s>(input: Input, lanes: Lanes, units: usize, scratch: &'s mut [u32]) ->
     sums.as_flattened()
 }
 
-/// Widens up to 2 [`SEGMENT`] inputs in the order of [`super::lanes`], less the
+/// The sums of products of the next two units, or of the last one.
+fn pair_sums(
+    decoder: &mut Decoder,
+    units: usize,
+    fan_in: usize,
+    wide: &[u32],
+    lanes: &mut [u32],
+) -> [i32; 2] {
+    let mut sums = [[0; 2]];
+    let starts = (0..fan_in).step_by(2 * SEGMENT);
+    for (wide, start) in wide.chunks(SEGMENT).zip(starts) {
+        let taps = (fan_in - start).min(2 * SEGMENT);
+        let wide = wide.get(..words(taps)).unwrap_or_default();
+        let lanes = lanes.get_mut(..words(taps)).unwrap_or_default();
+        decoder.lanes(taps, units, lanes);
+        let lanes = Lanes::new(bytemuck::cast_slice(lanes), taps);
+        target::dot_pairs(wide, lanes, 0, &mut sums);
+    }
+    sums[0]
+}
+
+/// Widens inputs in the order of [`super::lanes`], less the
 /// zero point; those missing from the last four are 0.
 pub fn widen_row(input: &[i8], zero_point: i32, wide: &mut [u32]) {
     let (fours, rest) = input.as_chunks();

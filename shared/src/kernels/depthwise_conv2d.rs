@@ -5,7 +5,7 @@
 
 use super::target;
 use super::tile::Runs;
-use super::{DepthwiseParams, Memory, View};
+use super::{DepthwiseParams, DepthwiseWeights, Memory, Storage, View};
 use crate::arith::{Clamp, Multiplier};
 use crate::layer::{Shape, Window};
 
@@ -50,6 +50,21 @@ impl Plane {
     }
 }
 
+/// Bytes of scratch of [`depthwise_conv2d`], a multiple of 4: a plane, and the weights
+/// of one channel where they are decoded.
+pub fn scratch_bytes(window: Window, output: Shape, storage: Storage) -> usize {
+    let weights = match storage {
+        Storage::Coded => weight_words(window),
+        Storage::Dense | Storage::Sparse => 0,
+    };
+    4 * (Plane::new(window, output).words() + weights)
+}
+
+/// Words that hold the weights of one channel.
+fn weight_words(window: Window) -> usize {
+    window.kernel.area().div_ceil(4)
+}
+
 /// One filter over one plane.
 #[derive(Clone, Copy, Debug)]
 pub struct Filter<'a> {
@@ -73,14 +88,27 @@ pub struct Filter<'a> {
 pub fn depthwise_conv2d(memory: Memory, conv: DepthwiseConv2d) {
     let DepthwiseConv2d { input, output, .. } = conv;
     let plane = Plane::new(conv.window, output.shape);
-    let cells = memory.scratch.get_mut(..plane.words()).unwrap_or_default();
+    let cut = memory.scratch.split_at_mut_checked(plane.words());
+    let (cells, decoded) = cut.unwrap_or_default();
     cells.fill(0);
     let area = conv.window.kernel.area();
+    let (plain, mut decoder) = match conv.params.weights {
+        DepthwiseWeights::Plain(weights) => (weights, None),
+        DepthwiseWeights::Coded(coded) => (Default::default(), Some(coded.decoder())),
+    };
+    let decoded: &mut [i8] = bytemuck::cast_slice_mut(decoded);
     let multiplier = output.shape.channels().checked_div(input.shape.channels());
     let multiplier = multiplier.unwrap_or(1); // no side is 0
     let channels = conv.params.channels.iter().take(output.shape.channels());
     for (o, (bias, factor)) in channels.enumerate() {
-        let weights = conv.params.weights.get(o * area..(o + 1) * area);
+        let weights = match &mut decoder {
+            None => plain.get(o * area..(o + 1) * area),
+            Some(decoder) => {
+                let weights = decoded.iter_mut().take(area);
+                weights.for_each(|weight| *weight = decoder.weight());
+                decoded.get(..area)
+            }
+        };
         if o.is_multiple_of(multiplier) {
             let cells = bytemuck::cast_slice_mut(cells);
             copy_channel(

@@ -6,6 +6,7 @@
 //! [`crate::Model::parse`] has proved that they do.
 
 pub mod add;
+pub mod coded;
 pub mod conv2d;
 pub mod dense;
 pub mod depthwise_conv2d;
@@ -20,6 +21,9 @@ pub mod tile;
 
 use core::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
+use self::coded::Coded;
 use self::lanes::Lanes;
 use self::sparse::Sparse;
 use crate::arith::{Clamp, Multiplier};
@@ -102,6 +106,18 @@ pub enum Weights<'a> {
     Lanes(Lanes<'a>),
     /// Those that are not 0.
     Sparse(Sparse<'a>),
+    /// All of them, which become lanes before they are used.
+    Coded(Coded<'a>),
+}
+
+/// Weights of a depthwise convolution, output channel by output channel, each row by
+/// row.
+#[derive(Clone, Copy, Debug)]
+pub enum DepthwiseWeights<'a> {
+    /// As they are.
+    Plain(&'a [i8]),
+    /// To be decoded.
+    Coded(Coded<'a>),
 }
 
 /// Parameters of a convolution, in place in the model file.
@@ -116,8 +132,8 @@ pub struct ConvParams<'a, W = Weights<'a>> {
 /// Parameters of a depthwise convolution, in place in the model file.
 #[derive(Clone, Copy, Debug)]
 pub struct DepthwiseParams<'a> {
-    /// Weights, output channel by output channel, each row by row.
-    pub weights: &'a [i8],
+    /// Weights.
+    pub weights: DepthwiseWeights<'a>,
     /// Biases and factors.
     pub channels: Channels<'a>,
 }
@@ -144,13 +160,26 @@ impl<'a> DenseParams<'a> {
     }
 }
 
+/// How the weights of a layer are stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// All of them, a byte each.
+    #[default]
+    Dense,
+    /// Those that are not 0: [`sparse`].
+    Sparse,
+    /// All of them, in as few bits as each value needs: [`coded`].
+    Coded,
+}
+
 /// How a layer is computed, as far as its memory depends on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Way {
     /// With the max pool behind it.
     pub pooled: bool,
-    /// From [`sparse`] weights.
-    pub sparse: bool,
+    /// From weights that are stored like this.
+    pub storage: Storage,
 }
 
 /// Bytes of scratch that a layer's kernel may use, a multiple of 4. The same for
@@ -160,9 +189,9 @@ pub fn scratch_bytes(layer: &Layer, input: Shape, output: Shape, way: Way) -> us
     match (layer, layer.window(input)) {
         (Layer::Conv2d(_), _) => conv2d::scratch_bytes(fan_in, input, output, way),
         (Layer::DepthwiseConv2d(_), Some(window)) => {
-            4 * depthwise_conv2d::Plane::new(window, output).words()
+            depthwise_conv2d::scratch_bytes(window, output, way.storage)
         }
-        (Layer::Dense(_), _) if !way.sparse => dense::scratch_bytes(fan_in, output.channels()),
+        (Layer::Dense(_), _) => dense::scratch_bytes(fan_in, output.channels(), way.storage),
         _ => 0,
     }
 }

@@ -105,8 +105,8 @@ pub enum ParseError {
         /// Channel.
         channel: usize,
     },
-    /// Sparse weights of a layer that has none.
-    #[error("layer {layer} cannot have sparse weights")]
+    /// Sparse or coded weights of a layer that cannot have them.
+    #[error("layer {layer} cannot have weights that are stored like this")]
     Layout {
         /// Layer.
         layer: usize,
@@ -119,6 +119,19 @@ pub enum ParseError {
         layer: usize,
         /// Filter or unit.
         filter: usize,
+    },
+    /// A codebook of coded weights whose code is not complete, or whose values are not
+    /// there, the same or -128.
+    #[error("layer {layer}: the codebook of its weights is damaged")]
+    Codebook {
+        /// Layer.
+        layer: usize,
+    },
+    /// Coded weights that are fewer or more than the layer has.
+    #[error("layer {layer}: its coded weights are damaged")]
+    Stream {
+        /// Layer.
+        layer: usize,
     },
     /// A tensor that nobody reads.
     #[error("tensor {tensor} is written and never read")]

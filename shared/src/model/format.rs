@@ -4,14 +4,14 @@
 use serde::{Deserialize, Serialize};
 
 use crate::arith::Clamp;
-use crate::kernels::{lanes, sparse};
+use crate::kernels::{Storage, lanes, sparse};
 use crate::layer::{Activation, Layer, ParamShape, Shape};
 use crate::plan::MAX_TENSORS;
 
 /// First bytes of every model file.
 pub const MAGIC: [u8; 8] = *b"espalier";
 /// The version this code reads and writes.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 24;
 /// Bytes of the header that are 0.
@@ -108,12 +108,21 @@ pub enum Layout {
         /// How many entries there are, filled up to an even number for each filter.
         entries: u32,
     },
+    /// All of them, in as few bits as each value needs: [`crate::kernels::coded`].
+    Coded {
+        /// Bytes of codebook and stream, a multiple of 4.
+        bytes: u32,
+    },
 }
 
 impl Layout {
-    /// Whether it is [`sparse`].
-    pub fn is_sparse(&self) -> bool {
-        matches!(self, Self::Sparse { .. })
+    /// Which of the three it is.
+    pub fn storage(&self) -> Storage {
+        match self {
+            Self::Dense => Storage::Dense,
+            Self::Sparse { .. } => Storage::Sparse,
+            Self::Coded { .. } => Storage::Coded,
+        }
     }
 }
 
@@ -132,9 +141,9 @@ pub struct Place {
 ///
 /// | layer | block |
 /// |---|---|
-/// | `conv2d` | weights as [`lanes`] or [`sparse`]; int32 biases; int32 mantissas; int8 shifts |
-/// | `depthwise_conv2d` | int8 weights, padded to 4; int32 biases; int32 mantissas; int8 shifts |
-/// | `dense` | weights as [`lanes`] or [`sparse`]; int32 biases; f64 factors |
+/// | `conv2d` | weights as [`lanes`], [`sparse`] or [`Coded`]; int32 biases; int32 mantissas; int8 shifts |
+/// | `depthwise_conv2d` | int8 weights, padded to 4, or [`Coded`]; int32 biases; int32 mantissas; int8 shifts |
+/// | `dense` | weights as [`lanes`], [`sparse`] or [`Coded`]; int32 biases; f64 factors |
 /// | `add` | int32 mantissa and int32 shift for input a, input b, output |
 /// | `softmax` | int32 mantissa and int32 shift of the input |
 /// | others | nothing |
@@ -156,6 +165,7 @@ pub fn block_bytes(layer: &Layer, layout: Layout, input: Shape) -> usize {
 /// Bytes of the weights at the start of a layer's block, a multiple of 4.
 pub fn weight_bytes(layer: &Layer, layout: Layout, params: ParamShape) -> usize {
     match (layer, layout) {
+        (_, Layout::Coded { bytes }) => bytes as usize,
         (Layer::DepthwiseConv2d(_), _) => params.weights().next_multiple_of(4),
         (_, Layout::Dense) => lanes::bytes(params.fan_in, params.channels),
         (_, Layout::Sparse { entries }) => sparse::bytes(params.channels, entries as usize),
@@ -272,6 +282,9 @@ mod tests {
         is_encoded_as(Sources::One(9), &[0, 9]);
         is_encoded_as(Sources::Two(9, 200), &[1, 9, 200]);
         is_encoded_as([Resize::Exact, Resize::Stretch, Resize::Crop], &[0, 1, 2]);
+        is_encoded_as(Layout::Dense, &[0]);
+        is_encoded_as(Layout::Sparse { entries: 300 }, &[1, 0xAC, 2]);
+        is_encoded_as(Layout::Coded { bytes: 300 }, &[2, 0xAC, 2]);
     }
 
     fn is_encoded_as(value: impl Serialize, bytes: &[u8]) {

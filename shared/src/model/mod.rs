@@ -14,10 +14,13 @@ use heapless::Vec;
 use crate::arith::{Clamp, Multiplier};
 use crate::golden::Golden;
 use crate::kernels::add::AddFactors;
+use crate::kernels::coded::Coded;
 use crate::kernels::lanes::Lanes;
 use crate::kernels::softmax::SoftmaxFactor;
 use crate::kernels::sparse::Sparse;
-use crate::kernels::{Channels, ConvParams, DenseParams, DepthwiseParams, Weights};
+use crate::kernels::{
+    Channels, ConvParams, DenseParams, DepthwiseParams, DepthwiseWeights, Weights,
+};
 use crate::layer::{Layer, ParamShape, Shape};
 use crate::plan::MAX_TENSORS;
 
@@ -302,6 +305,7 @@ fn split_params<'a>(layer: &Layer, layout: Layout, block: &'a [u8], shape: Param
         Layout::Sparse { .. } => {
             Weights::Sparse(Sparse::trusted(bytes, shape.channels, shape.fan_in))
         }
+        Layout::Coded { .. } => Weights::Coded(Coded::trusted(bytes, shape)),
     };
     let channels = shape.channels.next_multiple_of(2);
     let (bias, rest) = split_at(rest, 4 * channels);
@@ -322,11 +326,11 @@ fn split_params<'a>(layer: &Layer, layout: Layout, block: &'a [u8], shape: Param
         shifts: bytemuck::cast_slice(shifts),
     };
     if matches!(layer, Layer::DepthwiseConv2d(_)) {
-        let (weights, _) = split_at(bytes, shape.weights());
-        return Data::Depthwise(DepthwiseParams {
-            weights: bytemuck::cast_slice(weights),
-            channels,
-        });
+        let weights = match weights {
+            Weights::Coded(weights) => DepthwiseWeights::Coded(weights),
+            _ => DepthwiseWeights::Plain(bytemuck::cast_slice(split_at(bytes, shape.weights()).0)),
+        };
+        return Data::Depthwise(DepthwiseParams { weights, channels });
     }
     Data::Conv(ConvParams { weights, channels })
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::*;
 use crate::arith::MAX_BIAS;
+use crate::kernels::coded::{Coded, Damage};
 use crate::kernels::sparse::{self, Sparse};
 use crate::kernels::{self, conv2d::POOL};
 use crate::kernels::{ConvParams, DepthwiseParams, Way};
@@ -131,9 +132,7 @@ impl<'a> Model<'a> {
             });
         }
         let (start, layout) = (step.block as usize, step.layout);
-        if let Layout::Sparse { entries } = layout {
-            self.check_entries(layer, step, entries as usize, a.shape)?;
-        }
+        self.check_layout(layer, step, a.shape)?;
         let needed = start + block_bytes(&node.layer, layout, a.shape);
         let end = block_end(step.block, &node.layer, layout, a.shape);
         if end as usize > self.file.len() {
@@ -142,7 +141,8 @@ impl<'a> Model<'a> {
                 available: self.file.len(),
             });
         }
-        if let (Layer::DepthwiseConv2d(_), Some(params)) = (node.layer, node.layer.params(a.shape))
+        if let (Layer::DepthwiseConv2d(_), Layout::Dense, Some(params)) =
+            (node.layer, layout, node.layer.params(a.shape))
         {
             let padded = start + weight_bytes(&node.layer, layout, params);
             check_zero(self.file, start + params.weights()..padded)?;
@@ -152,29 +152,42 @@ impl<'a> Model<'a> {
         Ok(end)
     }
 
-    /// Checks the sparse weights of a layer, and first that they are no longer than
-    /// the file, so that no offset overflows.
-    fn check_entries(
-        &self,
-        layer: usize,
-        step: &Step,
-        entries: usize,
-        input: Shape,
-    ) -> Result<(), ParseError> {
-        let may_be_sparse = matches!(step.layer, Layer::Conv2d(_) | Layer::Dense(_));
-        let params = step.layer.params(input).filter(|_| may_be_sparse);
-        let params = params.ok_or(ParseError::Layout { layer })?;
-        let available = self.file.len();
-        let start = step.block as usize;
-        let needed = start.saturating_add(sparse::bytes(params.channels, entries.min(MAX_FILE)));
-        let bytes = self
-            .file
-            .get(start..needed)
-            .ok_or(ParseError::CutOff { needed, available })?;
-        match Sparse::parse(bytes, params.channels, params.fan_in) {
-            Ok(_) => Ok(()),
-            Err(filter) => Err(ParseError::Entries { layer, filter }),
+    /// Checks weights whose number of bytes the descriptor says.
+    fn check_layout(&self, layer: usize, step: &Step, input: Shape) -> Result<(), ParseError> {
+        let params = step.layer.params(input);
+        let params = |may_be: bool| {
+            let params = params.filter(|_| may_be);
+            params.ok_or(ParseError::Layout { layer })
+        };
+        match step.layout {
+            Layout::Dense => Ok(()),
+            Layout::Sparse { entries } => {
+                let params = params(matches!(step.layer, Layer::Conv2d(_) | Layer::Dense(_)))?;
+                let entries = MAX_FILE.min(entries as usize);
+                let bytes = self.weights(step, sparse::bytes(params.channels, entries))?;
+                let parsed = Sparse::parse(bytes, params.channels, params.fan_in);
+                parsed.map_or_else(|filter| Err(ParseError::Entries { layer, filter }), |_| Ok(()))
+            }
+            Layout::Coded { bytes } => {
+                let params = params(true)?;
+                let bytes = self.weights(step, bytes as usize)?;
+                match Coded::parse(bytes, params) {
+                    Ok(_) => Ok(()),
+                    Err(Damage::Codebook) => Err(ParseError::Codebook { layer }),
+                    Err(Damage::Stream) => Err(ParseError::Stream { layer }),
+                }
+            }
         }
+    }
+
+    /// The weights at the start of a layer's block, which are no longer than the file,
+    /// so that no offset overflows.
+    fn weights(&self, step: &Step, bytes: usize) -> Result<&'a [u8], ParseError> {
+        let start = step.block as usize;
+        let needed = start.saturating_add(bytes);
+        let available = self.file.len();
+        let weights = self.file.get(start..needed);
+        weights.ok_or(ParseError::CutOff { needed, available })
     }
 
     /// Checks that nothing but the self-test's outputs follows the blocks.
@@ -310,10 +323,9 @@ impl<'a> Model<'a> {
         let peak = plan::check(&places, &demands, |tensor| self.kernel(tensor));
         let peak = peak.map_err(|tensor| ParseError::Plan { tensor })?;
         let side_by_side: u64 = demands.iter().map(Demand::aligned).sum();
-        if u64::from(peak) > side_by_side {
-            return Err(ParseError::Arena { bytes: peak });
-        }
-        self.arena_bytes = peak + plan::ALIGN - 1;
+        let arena = peak.checked_add(plan::ALIGN - 1);
+        let arena = arena.filter(|_| u64::from(peak) <= side_by_side);
+        self.arena_bytes = arena.ok_or(ParseError::Arena { bytes: peak })?;
         for (tensor, place) in self.tensors.iter_mut().zip(&places) {
             tensor.offset = place.offset;
         }
@@ -386,7 +398,7 @@ impl<'a> Model<'a> {
 fn way(step: &Step, computed: &Step) -> Way {
     Way {
         pooled: computed.output != step.output,
-        sparse: computed.layout.is_sparse(),
+        storage: computed.layout.storage(),
     }
 }
 
