@@ -12,6 +12,7 @@ use espalier::quantise::{Block, ModelFile, WrittenLayer};
 use proptest::prelude::*;
 use serde::Deserialize;
 use shared::arith::scale;
+use shared::kernels::Storage;
 use shared::layer::{
     Activation, Add, Conv2d, Dense, DepthwiseConv2d, Layer, Padding, Pool2d, Shape, Size2,
 };
@@ -160,7 +161,7 @@ impl Case {
                 output: self.output.quant(),
             },
             block: self.block(&layer),
-            sparse: false,
+            storage: Storage::Dense,
         };
         let file = ModelFile {
             input: self.input.shape(),

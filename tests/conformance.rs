@@ -10,7 +10,7 @@ use espalier::device::{Board, emulator, firmware};
 use espalier_tests::command::can_emulate;
 use espalier_tests::models;
 
-/// Random models of each kind, once dense and once sparse.
+/// Random models of each kind, dense, sparse and coded.
 const MODELS: u64 = 20;
 /// Self-test vectors in each.
 const VECTORS: u8 = 8;
@@ -23,11 +23,14 @@ fn runs_the_same(board: &str) {
     let elf = firmware::build(&board).expect("a firmware");
     for seed in 0..MODELS {
         let sparse = |model| models::sparsen(model, seed);
+        let coded = |model| models::code(model, seed);
         for mut model in [
             models::random(seed, 6),
             models::convolutions(seed),
             sparse(models::random(!seed, 6)),
             sparse(models::convolutions(!seed)),
+            coded(models::random(seed ^ 0xC0DE, 6)),
+            coded(models::convolutions(seed ^ 0xC0DE)),
         ] {
             model.golden = VECTORS;
             let bytes = model.to_bytes().expect("a valid model");

@@ -8,12 +8,13 @@ use std::num::{NonZeroU8, NonZeroU16};
 
 use espalier::quantise::{Block, ModelFile, WriteError, WrittenLayer};
 use espalier_tests::command::workspace;
-use espalier_tests::models::{Random, chain, cost, documented, every_kind, random, sparsen};
+use espalier_tests::models::{Random, chain, code, cost, documented, every_kind, random, sparsen};
 use proptest::prelude::*;
-use proptest::sample::Index;
+use proptest::sample::{Index, select};
 use shared::arith::{MAX_BIAS, Multiplier};
 use shared::kernels::conv2d::scratch_bytes;
-use shared::kernels::{Way, Weights};
+use shared::kernels::lanes::Lanes;
+use shared::kernels::{DepthwiseWeights, Storage, Way, Weights};
 use shared::layer::{
     Activation, Add, Conv2d, Dense, DepthwiseConv2d, Layer, Padding, Pool2d, Shape, ShapeError,
     Size2,
@@ -60,7 +61,7 @@ fn comes_back(written: &ModelFile) {
         let zero_point = written.input_of(layer).zero_point;
         let same = is_same(model.data(&step), &layer.block, zero_point);
         assert!(same, "{step:?}");
-        assert_eq!(step.layout.is_sparse(), layer.sparse);
+        assert_eq!(step.layout.storage(), layer.storage);
     }
     self_test_passes(&model, written.golden);
 }
@@ -105,9 +106,16 @@ fn is_same(read: Data, written: &Block, zero_point: i8) -> bool {
         ) => {
             let channels = bias.iter().copied().zip(factors.iter().copied());
             let area = weights.len() / bias.len();
+            let depthwise = match read.weights {
+                DepthwiseWeights::Plain(weights) => weights.to_vec(),
+                DepthwiseWeights::Coded(coded) => {
+                    let mut decoder = coded.decoder();
+                    weights.iter().map(|_| decoder.weight()).collect()
+                }
+            };
             let same = |(index, &w): (usize, &i8)| {
                 let (tap, channel) = (index / bias.len(), index % bias.len());
-                read.weights[channel * area + tap] == w
+                depthwise[channel * area + tap] == w
             };
             weights.iter().enumerate().all(same)
                 && read.channels.iter().take(bias.len()).eq(channels)
@@ -135,12 +143,14 @@ fn is_same(read: Data, written: &Block, zero_point: i8) -> bool {
 /// The weights, all of them.
 fn has_weights(read: Weights, weights: &[i8], filters: usize) -> bool {
     let fan_in = weights.len() / filters;
+    let in_lanes = |lanes: Lanes| {
+        let read = |index| lanes.weight(index / fan_in, index % fan_in);
+        let same = |(index, &w): (usize, &i8)| read(index) == i16::from(w);
+        weights.iter().enumerate().all(same)
+    };
     match read {
-        Weights::Lanes(read) => {
-            let read = |index| read.weight(index / fan_in, index % fan_in);
-            let same = |(index, &w): (usize, &i8)| read(index) == i16::from(w);
-            weights.iter().enumerate().all(same)
-        }
+        Weights::Lanes(lanes) => in_lanes(lanes),
+        Weights::Coded(coded) => in_lanes(coded.lanes(&mut vec![0; coded.lane_words()])),
         Weights::Sparse(read) => {
             let mut all = vec![0; weights.len()];
             for (filter, row) in read.filters().zip(all.chunks_mut(fan_in)) {
@@ -156,7 +166,7 @@ fn biases(read: Weights, weights: &[i8], bias: &[i32], zero_point: i8) -> Vec<i3
     let fan_in = weights.len() / bias.len();
     let rows = weights.chunks(fan_in).zip(bias);
     let folded = |(weights, &bias): (&[i8], &i32)| match read {
-        Weights::Lanes(_) => bias,
+        Weights::Lanes(_) | Weights::Coded(_) => bias,
         Weights::Sparse(_) => {
             let sum: i32 = weights.iter().map(|&w| i32::from(w)).sum();
             bias - sum * i32::from(zero_point)
@@ -261,6 +271,7 @@ fn refusals() -> Vec<(ParseError, ParseError)> {
         in_the_network(),
         in_the_parameters(),
         in_the_entries(),
+        in_the_codes(),
         in_the_plan(),
         left_over(),
     ]
@@ -560,7 +571,7 @@ fn behind_nine_weights() -> (ParseError, ParseError) {
 
 fn in_the_entries() -> Vec<(ParseError, ParseError)> {
     let mut file = documented();
-    file.layers[0].sparse = true;
+    file.layers[0].storage = Storage::Sparse;
     let bytes = file.to_bytes().unwrap();
     let at = Places::of(&bytes);
     let entries = at.place - 1; // how many there are
@@ -578,7 +589,7 @@ fn in_the_entries() -> Vec<(ParseError, ParseError)> {
         bias: vec![0],
         factors: vec![Multiplier::new(1 << 30, 0).unwrap()],
     };
-    file.layers[0].sparse = true;
+    file.layers[0].storage = Storage::Sparse;
     let conv = file.to_bytes().unwrap();
     let layer = conv.windows(5).position(|w| w == [0, 1, 1, 1, 1]);
     let layer = layer.unwrap();
@@ -603,6 +614,62 @@ fn in_the_entries() -> Vec<(ParseError, ParseError)> {
         wrong(0, first + 10, &[1]),
         wrong(1, first + 23, &[1]),
     ]
+}
+
+fn in_the_codes() -> Vec<(ParseError, ParseError)> {
+    let mut file = documented();
+    file.layers[0].storage = Storage::Coded;
+    let bytes = file.to_bytes().unwrap();
+    let at = Places::of(&bytes);
+    let length = at.place - 1; // how many bytes there are
+    assert_eq!(bytes[length - 1..=length], [2, 32]);
+    // Six codes of 3 and four of 4 bits, in a codebook of 25 bytes; 34 bits.
+    assert_eq!(bytes[at.weights + 2..at.weights + 4], [6, 4]);
+    let codebook = |at: usize, new: &[u8]| {
+        let error = ParseError::Codebook { layer: 0 };
+        (error, resealed(&bytes, at, new))
+    };
+    let stream = |at: usize, new: &[u8]| {
+        let error = ParseError::Stream { layer: 0 };
+        (error, resealed(&bytes, at, new))
+    };
+    let values = at.weights + 15;
+    vec![
+        (
+            ParseError::CutOff {
+                needed: at.weights + 127,
+                available: bytes.len(),
+            },
+            resealed(&bytes, length, &[127]),
+        ),
+        (ParseError::Layout { layer: 0 }, coded_flatten()),
+        codebook(at.weights + 2, &[5]),
+        codebook(at.weights + 2, &[7]),
+        codebook(at.weights, &[1]),
+        codebook(at.weights + 14, &[200]),
+        codebook(values + 1, &[bytes[values]]),
+        codebook(values, &[0x80]),
+        codebook(length, &[12]),
+        stream(length, &[28]),
+        stream(length, &[29]),
+        stream(length, &[36]),
+        stream(values + 10 + 4, &[bytes[values + 14] | 1]),
+        stream(values + 10 + 5, &[1]),
+        stream(values + 10 + 6, &[1]),
+    ]
+}
+
+/// A layer without weights, whose layout says that they are coded in 0 bytes.
+fn coded_flatten() -> ParseError {
+    let quant = documented().input_quant;
+    let mut file = one_layer((1, 1, 1), Layer::Flatten, quant);
+    file.input_quant = quant;
+    let bytes = file.to_bytes().unwrap();
+    let descriptor = u32::from_le_bytes(bytes[DESCRIPTOR].try_into().unwrap()) + 1;
+    let bytes = patched(&bytes, DESCRIPTOR.start, &descriptor.to_le_bytes());
+    // Layout, its bytes, and the place, one byte longer than before.
+    let end = HEADER_BYTES + descriptor as usize;
+    resealed(&bytes, end - 4, &[2, 0, 0, 0])
 }
 
 fn in_the_plan() -> Vec<(ParseError, ParseError)> {
@@ -736,7 +803,7 @@ fn plain(layer: Layer, output: Quant) -> WrittenLayer {
             output,
         },
         block: Block::None,
-        sparse: false,
+        storage: Storage::Dense,
     }
 }
 
@@ -770,10 +837,15 @@ fn add_of_two_shapes() -> ModelFile {
 // What is accepted runs.
 
 fn any_model() -> impl Strategy<Value = ModelFile> {
-    let any = (any::<u64>(), 1..=14usize, any::<bool>());
-    any.prop_map(|(seed, layers, sparse)| {
+    let storages = [Storage::Dense, Storage::Sparse, Storage::Coded];
+    let any = (any::<u64>(), 1..=14usize, select(storages.to_vec()));
+    any.prop_map(|(seed, layers, storage)| {
         let model = random(seed, layers);
-        if sparse { sparsen(model, seed) } else { model }
+        match storage {
+            Storage::Dense => model,
+            Storage::Sparse => sparsen(model, seed),
+            Storage::Coded => code(model, seed),
+        }
     })
 }
 
@@ -792,16 +864,17 @@ proptest! {
     }
 
     #[test]
-    fn sparse_weights_change_no_output(seed: u64, layers in 1..=8usize) {
-        let sparse = ModelFile { golden: 3, ..sparsen(random(seed, layers), seed) };
-        let mut dense = sparse.clone();
-        dense.layers.iter_mut().for_each(|layer| layer.sparse = false);
+    fn how_weights_are_stored_changes_no_output(seed: u64, layers in 1..=8usize, coded: bool) {
+        let make = if coded { code } else { sparsen };
+        let stored = ModelFile { golden: 3, ..make(random(seed, layers), seed) };
+        let mut dense = stored.clone();
+        dense.layers.iter_mut().for_each(|layer| layer.storage = Storage::Dense);
         let outputs = |file: ModelFile| {
             let bytes = file.to_bytes().unwrap();
             let golden = Model::parse(&bytes).unwrap().golden();
             (0..3).map(|index| golden.expected(index).to_vec()).collect::<Vec<_>>()
         };
-        prop_assert_eq!(outputs(sparse), outputs(dense));
+        prop_assert_eq!(outputs(stored), outputs(dense));
     }
 
     #[test]
@@ -832,7 +905,7 @@ proptest! {
     fn random_bytes_are_refused(mut bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         refusal(&bytes);
         if bytes.len() >= HEADER_BYTES {
-            bytes[..10].copy_from_slice(b"espalier\x03\0");
+            bytes[..10].copy_from_slice(b"espalier\x04\0");
             seal(&mut bytes);
             refusal(&bytes);
         }
@@ -935,14 +1008,24 @@ fn fuzz_seeds() -> Vec<(String, Vec<u8>)> {
     let named = named.map(|(name, file)| (name.to_owned(), file.to_bytes().unwrap()));
     let mut seeds = named.to_vec();
     seeds.extend(small.filter(|(_, bytes)| bytes.len() < 700).take(14));
-    let sparse = (0..).map(|seed| (seed, sparsen(random(seed, 1 + seed as usize % 6), seed)));
-    let sparse = sparse.map(|(seed, file)| (format!("sparse_{seed}"), file.to_bytes().unwrap()));
-    let has_sparse = |(_, bytes): &(String, Vec<u8>)| {
-        let model = Model::parse(bytes).unwrap();
-        bytes.len() < 700 && model.steps().any(|step| step.layout.is_sparse())
-    };
-    seeds.extend(sparse.filter(has_sparse).take(8));
+    seeds.extend(stored_seeds("sparse", Storage::Sparse, sparsen));
+    seeds.extend(stored_seeds("coded", Storage::Coded, code));
     seeds
+}
+
+/// Small models that have a layer stored like this.
+fn stored_seeds(
+    name: &str,
+    storage: Storage,
+    make: fn(ModelFile, u64) -> ModelFile,
+) -> impl Iterator<Item = (String, Vec<u8>)> {
+    let made = (0..).map(move |seed| (seed, make(random(seed, 1 + seed as usize % 6), seed)));
+    let made = made.map(move |(seed, file)| (format!("{name}_{seed}"), file.to_bytes().unwrap()));
+    let small = move |(_, bytes): &(String, Vec<u8>)| {
+        let model = Model::parse(bytes).unwrap();
+        bytes.len() < 700 && model.steps().any(|step| step.layout.storage() == storage)
+    };
+    made.filter(small).take(8)
 }
 
 /// Set to anything, this makes the test below write the files it compares.

@@ -113,11 +113,9 @@ fn export_knows_what_layers_cost() {
     let measured = measured.filter(|layer| number(layer, "/macs") > 0.0);
     let estimated = report["export"]["layouts"].as_array().unwrap();
     for (layer, choice) in measured.zip(estimated) {
-        let stored = match choice["is_sparse"] == true {
-            true => "/sparse/instructions",
-            false => "/dense/instructions",
-        };
-        let ratio = number(choice, stored) / number(layer, "/instructions");
+        let storage = choice["storage"].as_str().unwrap();
+        let estimate = number(choice, &format!("/{storage}/instructions"));
+        let ratio = estimate / number(layer, "/instructions");
         assert!((0.9..1.1).contains(&ratio), "{choice} {layer}");
     }
 }
@@ -130,10 +128,12 @@ fn export_leaves_zeros_out_where_that_pays() {
     assert_eq!(names, ["conv2d_1", "conv2d_2", "dense_1", "dense_2"]);
     for layout in layouts {
         let cost = |stored: &str| number(layout, &format!("/{stored}/instructions"));
-        assert_eq!(layout["is_sparse"], cost("sparse") < cost("dense"));
+        let is_sparse = layout["storage"] == "sparse";
+        assert_eq!(is_sparse, cost("sparse") < cost("dense"));
+        assert!(cost("coded") > cost("dense"));
     }
     // Of this layer hardly a weight is left.
-    assert_eq!(layouts[2]["is_sparse"], true);
+    assert_eq!(layouts[2]["storage"], "sparse");
     assert!(number(&layouts[2], "/sparse/bytes") < 0.2 * number(&layouts[2], "/dense/bytes"));
     assert!(number(report, "/export/model_bytes") < 0.4 * number(report, "/export/params"));
 }

@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use espalier::device::footprint::Footprint;
 use espalier::device::{Board, emulator, firmware};
-use espalier::quantise::ModelFile;
-use espalier::quantise::layout::Candidate;
+use espalier::quantise::{Block, ModelFile, WrittenLayer, layout};
 use serde_json::{Map, Value, json};
+use shared::kernels::Storage;
 use shared::layer::{Activation, Conv2d, Dense, DepthwiseConv2d, Layer, Padding, Shape, Size2};
-use shared::model::Layout;
 use shared::{Engine, Model};
 
-use crate::models::{Random, preset, prune, single};
+use crate::models::{Random, preset, prune, share, single};
 
 /// The emulated board, a Cortex-M4F.
 const BOARD: &str = "mps2-an386";
@@ -186,16 +185,11 @@ fn estimate(model: &Model) -> Option<u64> {
     let (Some(step), None) = (steps.next(), steps.next()) else {
         return None;
     };
-    let candidate = Candidate::new(model, &step)?;
-    let cost = match step.layout {
-        Layout::Dense => candidate.dense(),
-        Layout::Sparse { entries } => candidate.sparse(entries as usize),
-    };
-    Some(cost.instructions)
+    Some(layout::cost(model, &step)?.instructions)
 }
 
-/// Layers of many shapes, each with all of its weights, and with fewer and fewer
-/// without the others.
+/// Layers of many shapes, each with all of its weights, with fewer and fewer without
+/// the others, and coded: as they are, of 15 values, and mostly 0.
 pub fn layouts() -> Vec<(String, Cost)> {
     let valid = Padding::Valid;
     let shapes = [
@@ -207,33 +201,62 @@ pub fn layouts() -> Vec<(String, Cost)> {
         ([9, 9, 32], conv2d(33, 3, valid)),
         ([14, 14, 3], conv2d(16, 3, valid)),
         ([18, 18, 8], conv2d(8, 5, valid)),
+        ([25, 5, 64], depthwise(3, Padding::Same)),
+        ([16, 16, 16], depthwise(3, valid)),
+        ([7, 7, 128], depthwise(3, Padding::Same)),
+        ([12, 12, 8], depthwise(5, valid)),
         ([1, 1, 1600], dense(64)),
         ([1, 1, 64], dense(10)),
         ([1, 1, 400], dense(120)),
         ([1, 1, 3000], dense(20)),
     ];
-    let zeros = [None, Some(50), Some(75), Some(90), Some(97)];
     let board = Board::named(BOARD).expect("a board of the firmware");
     let elf = firmware::build(&board).unwrap_or_else(|error| panic!("{error}"));
-    let all = shapes
-        .into_iter()
-        .flat_map(|shape| zeros.map(|zeros| (shape, zeros)));
-    let cost = |((input, layer), zeros): (([usize; 3], Layer), Option<usize>)| {
-        let mut file = single(shape(input), layer);
-        if let Some(percent) = zeros {
-            prune(&mut file, percent);
-            file.layers.iter_mut().for_each(|layer| layer.sparse = true);
-        }
-        let stored = match zeros {
-            Some(percent) => format!("without {percent} % zeros"),
-            None => "all weights".to_owned(),
-        };
+    let all = shapes.into_iter().flat_map(|(input, layer)| {
+        let stored = stored(&single(shape(input), layer)).into_iter();
+        stored.map(move |(stored, file)| (input, layer, stored, file))
+    });
+    let cost = |(input, layer, stored, file): (_, Layer, String, ModelFile)| {
         let channels = layer.params(shape(input)).map_or(0, |p| p.channels);
         let (kind, input) = (layer.kind(), shape(input));
         let name = format!("{kind} {input} to {channels}, {stored}");
         (name, measure(&board, &elf, "layer", &file))
     };
     all.map(cost).collect()
+}
+
+/// A layer stored in many ways, with the weights that these are made for.
+fn stored(file: &ModelFile) -> Vec<(String, ModelFile)> {
+    let make = |storage, zeros: usize, step: i8| {
+        let mut file = file.clone();
+        prune(&mut file, zeros);
+        for layer in &mut file.layers {
+            layer.storage = storage;
+            if let Block::Conv { weights, .. } | Block::Dense { weights, .. } = &mut layer.block {
+                share(weights, step);
+            }
+        }
+        file
+    };
+    let depthwise = |layer: &WrittenLayer| matches!(layer.node.layer, Layer::DepthwiseConv2d(_));
+    let zeros: &[usize] = match file.layers.iter().any(depthwise) {
+        true => &[],
+        false => &[50, 75, 90, 97],
+    };
+    let sparse = zeros.iter().map(|&zeros| {
+        let name = format!("without {zeros} % zeros");
+        (name, make(Storage::Sparse, zeros, 1))
+    });
+    let others = [
+        ("all weights", Storage::Dense, 0, 1),
+        ("coded, 255 values", Storage::Coded, 0, 1),
+        ("coded, 15 values", Storage::Coded, 0, 18),
+        ("coded, 90 % zeros", Storage::Coded, 90, 1),
+    ];
+    let others = others
+        .into_iter()
+        .map(|(name, storage, zeros, step)| (name.to_owned(), make(storage, zeros, step)));
+    others.chain(sparse).collect()
 }
 
 fn host_outputs(model: &Model, inputs: &[i8]) -> Vec<i8> {
@@ -290,7 +313,9 @@ fn sparse_layers() -> impl Iterator<Item = (&'static str, ModelFile)> {
         .filter(|(name, _)| PRUNED.contains(name));
     chosen.map(|(name, mut file)| {
         prune(&mut file, 90);
-        file.layers.iter_mut().for_each(|layer| layer.sparse = true);
+        file.layers
+            .iter_mut()
+            .for_each(|layer| layer.storage = Storage::Sparse);
         (name, file)
     })
 }

@@ -6,6 +6,7 @@ use espalier::network::NetworkSpec;
 use espalier::quantise::{Block, ModelFile, WrittenLayer, factor};
 use shared::Model;
 use shared::arith::{MAX_BIAS, Multiplier};
+use shared::kernels::Storage;
 use shared::kernels::add::AddFactors;
 use shared::layer::{
     Activation, Add, Conv2d, Dense, DepthwiseConv2d, Layer, Padding, ParamShape, Pool2d, Shape,
@@ -64,7 +65,7 @@ pub fn documented() -> ModelFile {
         layers: vec![WrittenLayer {
             node,
             block,
-            sparse: false,
+            storage: Storage::Dense,
         }],
         golden: 1,
     }
@@ -410,7 +411,7 @@ impl Builder {
         self.layers.push(WrittenLayer {
             node,
             block,
-            sparse: false,
+            storage: Storage::Dense,
         });
         for &source in sources {
             self.tensors[source].read = true;
@@ -675,7 +676,10 @@ pub fn sparsen(mut model: ModelFile, seed: u64) -> ModelFile {
         else {
             continue;
         };
-        layer.sparse = !matches!(layer.node.layer, Layer::DepthwiseConv2d(_));
+        layer.storage = match layer.node.layer {
+            Layer::DepthwiseConv2d(_) => Storage::Dense,
+            _ => Storage::Sparse,
+        };
         let percent = *random.pick(&[0, 50, 90, 99, 100]);
         let pruned = |_: &&mut i8| random.below(100) < percent;
         weights.iter_mut().filter(pruned).for_each(|w| *w = 0);
@@ -683,6 +687,28 @@ pub fn sparsen(mut model: ModelFile, seed: u64) -> ModelFile {
         bias.iter_mut().for_each(|bias| *bias /= 2);
     }
     model
+}
+
+/// Lets each layer with weights store them coded, rounded to few values, to many or
+/// not at all, some of them mostly 0; the same ones for the same seed.
+pub fn code(mut model: ModelFile, seed: u64) -> ModelFile {
+    let mut random = Random::new(seed ^ 0xC0DE);
+    for layer in &mut model.layers {
+        let (Block::Conv { weights, .. } | Block::Dense { weights, .. }) = &mut layer.block else {
+            continue;
+        };
+        layer.storage = Storage::Coded;
+        share(weights, *random.pick(&[1, 2, 9, 18, 90, 127]));
+        let percent = *random.pick(&[0, 0, 50, 90]);
+        let pruned = |_: &&mut i8| random.below(100) < percent;
+        weights.iter_mut().filter(pruned).for_each(|w| *w = 0);
+    }
+    model
+}
+
+/// Rounds weights to multiples of a number towards 0; of 18, to 15 values.
+pub fn share(weights: &mut [i8], step: i8) {
+    weights.iter_mut().for_each(|w| *w -= *w % step);
 }
 
 /// Makes about half of the output channels of each layer with weights constant,

@@ -104,6 +104,11 @@ impl<'a> Coded<'a> {
         self.shape
     }
 
+    /// How many codes have length 1, 2 and so on.
+    pub fn counts(&self) -> &'a [u8] {
+        self.counts
+    }
+
     /// The values that occur, those of the shortest codes first.
     pub fn values(&self) -> &'a [i8] {
         self.values
@@ -243,9 +248,30 @@ mod tests {
     /// Two filters of three taps. Codes: 5 is 0, -1 is 10, 7 is 110, 0 is 111.
     const WEIGHTS: [i8; 6] = [5, 7, -1, 5, 0, 5];
     const CODED: [u8; 24] = [
-        1, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // lengths
-        5, 0xFF, 7, 0, // values
-        0b0110_1001, 0b1100_0000, 0, 0, 0,
+        1,
+        1,
+        2,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0, // lengths
+        5,
+        0xFF,
+        7,
+        0, // values
+        0b0110_1001,
+        0b1100_0000,
+        0,
+        0,
+        0,
     ];
     const SHAPE: ParamShape = ParamShape {
         channels: 2,

@@ -108,9 +108,7 @@ pub fn scratch_bytes(fan_in: usize, input: Shape, output: Shape, way: Way) -> us
     };
     let columns = match way.storage {
         Storage::Sparse => sparse_column_words(fan_in),
-        Storage::Dense | Storage::Coded => {
-            column_words(fan_in) + taps(fan_in, input).div_ceil(2)
-        }
+        Storage::Dense | Storage::Coded => column_words(fan_in) + taps(fan_in, input).div_ceil(2),
     };
     let decoded = match way.storage {
         Storage::Coded => lanes::bytes(fan_in, filters),

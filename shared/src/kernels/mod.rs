@@ -173,6 +173,17 @@ pub enum Storage {
     Coded,
 }
 
+impl Storage {
+    /// Its name, as tables have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dense => "dense",
+            Self::Sparse => "sparse",
+            Self::Coded => "coded",
+        }
+    }
+}
+
 /// How a layer is computed, as far as its memory depends on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Way {

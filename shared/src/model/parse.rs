@@ -166,7 +166,10 @@ impl<'a> Model<'a> {
                 let entries = MAX_FILE.min(entries as usize);
                 let bytes = self.weights(step, sparse::bytes(params.channels, entries))?;
                 let parsed = Sparse::parse(bytes, params.channels, params.fan_in);
-                parsed.map_or_else(|filter| Err(ParseError::Entries { layer, filter }), |_| Ok(()))
+                parsed.map_or_else(
+                    |filter| Err(ParseError::Entries { layer, filter }),
+                    |_| Ok(()),
+                )
             }
             Layout::Coded { bytes } => {
                 let params = params(true)?;

@@ -14,6 +14,7 @@ use espalier::device::{Board, chips::Chip};
 use espalier::score::Score;
 use serde::Serialize;
 use shared::Model;
+use shared::kernels::Storage;
 
 use super::compress::{self, Compressed, UNFINISHED};
 use super::export::{self, Exported};
@@ -256,7 +257,8 @@ impl fmt::Display for Built {
         rows.add_row(["bytes of model".to_owned()].into_iter().chain(bytes));
         writeln!(f, "{rows}")?;
         writeln!(f, "dead          {}, left out", self.export.dead())?;
-        writeln!(f, "sparse        {}", self.export.sparse())?;
+        writeln!(f, "sparse        {}", self.export.stored(Storage::Sparse))?;
+        writeln!(f, "coded         {}", self.export.stored(Storage::Coded))?;
         match (&self.footprint, &self.run) {
             (Some(cost), Some(run)) => self.write_cost(f, cost, run)?,
             _ => writeln!(

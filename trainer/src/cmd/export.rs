@@ -8,8 +8,10 @@ use espalier::checkpoint::Checkpoint;
 use espalier::config::Project;
 use espalier::data::Dataset;
 use espalier::device::Board;
+use espalier::quantise::layout::Cost;
 use espalier::quantise::{self, Choice, DeadChannels, ExportOptions, calibrate};
 use serde::Serialize;
+use shared::kernels::Storage;
 
 use super::Error;
 use super::model::{parameters, parse};
@@ -40,8 +42,7 @@ pub struct Exported {
     pub nonzeros: usize,
     /// The layers that lost channels which cannot change an output byte.
     pub dead_channels: Vec<DeadChannels>,
-    /// For each convolution and dense layer, whether its zeros are in the file, and
-    /// what it costs with and without them.
+    /// How each layer with weights is stored, and what it would cost otherwise.
     pub layouts: Vec<Choice>,
     pub model: PathBuf,
 }
@@ -104,45 +105,53 @@ impl Exported {
         }
     }
 
-    /// The sparse layers in words.
-    pub fn sparse(&self) -> String {
-        let sparse = self.layouts.iter().filter(|choice| choice.is_sparse);
-        let names: Vec<&str> = sparse.map(|choice| choice.layer.as_str()).collect();
+    /// The layers that are stored like this in words.
+    pub fn stored(&self, storage: Storage) -> String {
+        let stored = self
+            .layouts
+            .iter()
+            .filter(|choice| choice.storage == storage);
+        let names: Vec<&str> = stored.map(|choice| choice.layer.as_str()).collect();
         match names.as_slice() {
             [] => "no layer".to_owned(),
             names => names.join(", "),
         }
     }
 
-    /// What each layer costs with and without its zeros.
+    /// What each layer costs dense, sparse and coded.
     fn layouts(&self) -> impl fmt::Display {
         let mut rows = table([
             "layer",
             "zeros",
-            "instructions with",
-            "without",
-            "bytes with",
-            "without",
+            "instructions dense",
+            "sparse",
+            "coded",
+            "bytes dense",
+            "sparse",
+            "coded",
             "stored",
-            "without is faster",
+            "sparse is faster",
         ]);
         for choice in &self.layouts {
-            let limit = choice.faster_from_percent;
+            let costs = [Some(choice.dense), choice.sparse, choice.coded];
+            let cells = |of: fn(Cost) -> u64| {
+                costs.map(|cost| cost.map_or(String::new(), |cost| thousands(of(cost))))
+            };
+            let [dense, sparse, coded] = cells(|cost| cost.instructions);
+            let [dense_bytes, sparse_bytes, coded_bytes] = cells(|cost| cost.bytes as u64);
             rows.add_row([
                 choice.layer.clone(),
                 format!("{:.1} %", choice.zeros_percent),
-                thousands(choice.dense.instructions),
-                thousands(choice.sparse.instructions),
-                thousands(choice.dense.bytes as u64),
-                thousands(choice.sparse.bytes as u64),
-                match choice.is_sparse {
-                    true => "without zeros".to_owned(),
-                    false => "with zeros".to_owned(),
-                },
-                if limit < 100.0 {
-                    format!("from {limit:.0} %")
-                } else {
-                    "never".to_owned()
+                dense,
+                sparse,
+                coded,
+                dense_bytes,
+                sparse_bytes,
+                coded_bytes,
+                choice.storage.name().to_owned(),
+                match choice.faster_from_percent {
+                    Some(limit) if limit < 100.0 => format!("from {limit:.0} %"),
+                    _ => "never".to_owned(),
                 },
             ]);
         }

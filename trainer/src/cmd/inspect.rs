@@ -5,6 +5,7 @@ use std::fmt;
 use clap::Args;
 use serde::Serialize;
 use shared::Model;
+use shared::kernels::Storage;
 use shared::model::{Step, block_bytes};
 
 use super::Error;
@@ -41,8 +42,8 @@ struct LayerRow {
     arena_offset: u32,
     params: usize,
     nonzeros: usize,
-    /// Whether its zeros are left out of the file.
-    is_sparse: bool,
+    /// How its weights are stored.
+    storage: Storage,
     bytes: usize,
     macs: u64,
 }
@@ -79,7 +80,7 @@ fn row(model: &Model, step: &Step) -> LayerRow {
         arena_offset: output.offset,
         params,
         nonzeros,
-        is_sparse: step.layout.is_sparse(),
+        storage: step.layout.storage(),
         bytes: block_bytes(&step.layer, step.layout, input.shape),
         macs: model.macs(step),
     }
@@ -127,10 +128,9 @@ impl fmt::Display for Inspection {
                 row.arena_offset.to_string(),
                 thousands(row.params as u64),
                 thousands(row.nonzeros as u64),
-                match (row.is_sparse, row.params) {
-                    (true, _) => "without zeros".to_owned(),
-                    (false, 0) => String::new(),
-                    (false, _) => "with zeros".to_owned(),
+                match row.params {
+                    0 => String::new(),
+                    _ => row.storage.name().to_owned(),
                 },
                 thousands(row.bytes as u64),
                 thousands(row.macs),

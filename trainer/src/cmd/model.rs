@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use shared::Model;
-use shared::kernels::Weights;
+use shared::kernels::coded::Coded;
+use shared::kernels::{DepthwiseWeights, Weights};
 use shared::model::Data;
 
 use super::Error;
@@ -49,6 +50,12 @@ pub fn parameters(model: &Model) -> (usize, usize) {
         .fold((0, 0), |(a, b), (c, d)| (a + c, b + d))
 }
 
+fn coded_nonzeros(coded: Coded) -> usize {
+    let mut decoder = coded.decoder();
+    let weights = (0..coded.shape().weights()).map(|_| decoder.weight());
+    weights.filter(|&weight| weight != 0).count()
+}
+
 /// The same for one layer.
 pub fn layer_parameters(model: &Model, step: &shared::model::Step) -> (usize, usize) {
     let Some(shape) = model.params(step) else {
@@ -63,13 +70,17 @@ pub fn layer_parameters(model: &Model, step: &shared::model::Step) -> (usize, us
             let entries = weights.entries().iter();
             entries.filter(|&&[weight, _]| weight != 0).count()
         }
+        Weights::Coded(weights) => coded_nonzeros(weights),
     };
     let (weights, bias) = match model.data(step) {
         Data::Conv(p) => (nonzeros(p.weights), p.channels.bias),
         Data::Dense(p) => (nonzeros(p.weights), p.bias),
         Data::Depthwise(p) => {
-            let nonzero = p.weights.iter().filter(|&&w| w != 0);
-            (nonzero.count(), p.channels.bias)
+            let nonzeros = match p.weights {
+                DepthwiseWeights::Plain(weights) => weights.iter().filter(|&&w| w != 0).count(),
+                DepthwiseWeights::Coded(weights) => coded_nonzeros(weights),
+            };
+            (nonzeros, p.channels.bias)
         }
         _ => return (0, 0),
     };

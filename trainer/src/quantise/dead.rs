@@ -414,6 +414,7 @@ mod tests {
     use std::num::NonZeroU8;
 
     use shared::arith::Multiplier;
+    use shared::kernels::Storage;
     use shared::kernels::add::AddFactors;
     use shared::layer::{Activation, Add, Conv2d, Dense, DepthwiseConv2d, Padding, Pool2d, Size2};
     use shared::model::{Quant, Resize, SOFTMAX_QUANT};
@@ -467,7 +468,7 @@ mod tests {
             self.layers.push(WrittenLayer {
                 node,
                 block,
-                sparse: false,
+                storage: Storage::Dense,
             });
             self
         }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use shared::arith::{MAX_BIAS, Multiplier};
+use shared::kernels::Storage;
 use shared::layer::Layer;
 use shared::model::{Node as WireNode, Quant, SOFTMAX_QUANT, Sources};
 
@@ -23,7 +24,7 @@ pub struct ExportOptions {
     pub golden: u8,
     /// Whether [`remove_dead_channels`] goes over the network.
     pub remove_dead: bool,
-    /// What decides which layers are stored without the weights that are 0.
+    /// What decides how the weights of each layer are stored.
     pub prefer: Prefer,
 }
 
@@ -69,7 +70,7 @@ pub struct Exported {
     pub bytes: Vec<u8>,
     /// The layers that lost channels.
     pub dead_channels: Vec<DeadChannels>,
-    /// For each convolution and dense layer, whether it is sparse, and why.
+    /// How each layer with weights is stored, and why.
     pub layouts: Vec<Choice>,
 }
 
@@ -139,7 +140,7 @@ fn quantise(
         layers.push(WrittenLayer {
             node,
             block,
-            sparse: false,
+            storage: Storage::Dense,
         });
     }
     Ok(ModelFile {

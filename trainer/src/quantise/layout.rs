@@ -1,13 +1,22 @@
-//! Dense or sparse: what a layer costs with all of its weights, what with those
-//! that are not 0, and which of both a model file gets.
+//! Dense, sparse or coded: what a layer costs with all of its weights, with those that
+//! are not 0, with all of them in as few bits as they need, and which of these a model
+//! file gets.
+
+use std::collections::BTreeMap;
+use std::iter::repeat_n;
 
 use serde::{Deserialize, Serialize};
 use shared::Model;
+use shared::kernels::coded::Coded;
 use shared::kernels::conv2d::POOL;
-use shared::kernels::{lanes, sparse, tile};
-use shared::layer::{Layer, ParamShape};
-use shared::model::Step;
+use shared::kernels::{
+    ConvParams, DenseParams, DepthwiseParams, DepthwiseWeights, Storage, Weights, lanes, sparse,
+    tile,
+};
+use shared::layer::{Layer, ParamShape, Size2};
+use shared::model::{Data, Layout, Step, weight_bytes};
 
+use super::coded;
 use super::sparse::{biases, encode};
 use super::writer::{Block, ModelFile, WriteError};
 
@@ -18,10 +27,10 @@ pub enum Prefer {
     /// Instructions: a layer is sparse where that takes fewer.
     #[default]
     Speed,
-    /// The file: a layer is sparse where that takes fewer bytes.
+    /// The file: a layer is stored as it takes the fewest bytes.
     Size,
-    /// RAM: no layer is sparse, because the scratch of a sparse convolution is twice
-    /// as large.
+    /// RAM: all layers are dense, because the scratch of a sparse convolution is twice
+    /// as large, and that of a coded one holds its weights.
     Ram,
 }
 
@@ -35,25 +44,28 @@ pub struct Cost {
     pub bytes: usize,
 }
 
-/// Why the weights of a layer are stored all, or only those that are not 0.
+/// How the weights of a layer are stored, and why.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Choice {
     /// Name of the layer.
     pub layer: String,
-    /// Whether only those that are not 0 are; never where a bias would not hold what
-    /// the input's zero point adds.
-    pub is_sparse: bool,
+    /// How its weights are stored.
+    pub storage: Storage,
     /// How many are 0, in percent.
     pub zeros_percent: f64,
-    /// What all of them cost.
+    /// What all of them cost, a byte each.
     pub dense: Cost,
-    /// What those that are not 0 cost.
-    pub sparse: Cost,
-    /// From how many zeros on, in percent, sparse takes fewer instructions.
-    pub faster_from_percent: f64,
+    /// What those that are not 0 cost; none for a depthwise layer, nor where a bias
+    /// would not hold what the input's zero point adds.
+    pub sparse: Option<Cost>,
+    /// What all of them cost in as few bits as they need; none where one is -128.
+    pub coded: Option<Cost>,
+    /// From how many zeros on, in percent, sparse takes fewer instructions than dense;
+    /// none for a depthwise layer.
+    pub faster_from_percent: Option<f64>,
 }
 
-/// Chooses for each convolution and dense layer; `names` are those of all layers.
+/// Chooses for each layer with weights; `names` are those of all layers.
 pub fn choose(
     file: &mut ModelFile,
     names: &[&str],
@@ -72,12 +84,36 @@ pub fn choose(
         };
         let zero_point = model.tensor(step.inputs[0]).zero_point;
         let may_be_sparse = biases(weights, bias, zero_point).is_some();
-        let mut choice = candidate.choose((*name).to_owned(), weights, prefer);
-        choice.is_sparse &= may_be_sparse;
-        layer.sparse = choice.is_sparse;
+        let choice = candidate.choose((*name).to_owned(), weights, may_be_sparse, prefer);
+        layer.storage = choice.storage;
         choices.push(choice);
     }
     Ok(choices)
+}
+
+/// What a layer with weights costs as it is stored in a model; `None` for another one.
+pub fn cost(model: &Model, step: &Step) -> Option<Cost> {
+    let candidate = Candidate::new(model, step)?;
+    match (step.layout, model.data(step)) {
+        (Layout::Dense, _) => Some(candidate.dense()),
+        (Layout::Sparse { entries }, _) => candidate.sparse(entries as usize),
+        (
+            Layout::Coded { bytes },
+            Data::Conv(ConvParams {
+                weights: Weights::Coded(coded),
+                ..
+            })
+            | Data::Dense(DenseParams {
+                weights: Weights::Coded(coded),
+                ..
+            })
+            | Data::Depthwise(DepthwiseParams {
+                weights: DepthwiseWeights::Coded(coded),
+                ..
+            }),
+        ) => Some(candidate.coded(&coded, bytes as usize)),
+        _ => None,
+    }
 }
 
 /// Instructions, fitted to what layers of many shapes take on the emulated
@@ -124,12 +160,33 @@ static DENSE_SPARSE: Table = Table {
     weight: 3.75,
 };
 
-/// A layer that may be sparse.
+static DEPTHWISE_3X3: Table = Table {
+    positions: 1,
+    tile: 0.0,
+    tap: [0.0; 2],
+    filter: [32.0; 2],
+    weight: 0.0,
+};
+static DEPTHWISE: Table = Table {
+    positions: 1,
+    tile: 0.0,
+    tap: [0.0; 2],
+    filter: [60.0; 2],
+    weight: 10.0,
+};
+
+/// Instructions to decode, fitted to the same layers: for each weight, each length that
+/// a code is compared with, and each byte of the stream.
+static DECODE: [f64; 3] = [20.0, 4.0, 8.0];
+
+/// A layer with weights.
 #[derive(Clone, Copy, Debug)]
-pub struct Candidate {
+struct Candidate {
+    layer: Layer,
     params: ParamShape,
     dense: &'static Table,
-    sparse: &'static Table,
+    /// For a layer that may be sparse.
+    sparse: Option<&'static Table>,
     positions: usize,
     pooled: bool,
     /// Whether four channels are gathered at a time.
@@ -137,8 +194,8 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// A convolution or a dense layer of a model; `None` for another one.
-    pub fn new(model: &Model, step: &Step) -> Option<Self> {
+    /// `None` for a layer without weights.
+    fn new(model: &Model, step: &Step) -> Option<Self> {
         let input = model.tensor(step.inputs[0]).shape;
         let output = model.tensor(step.output).shape;
         // A max pool of 2x2 leaves out a last row or column that is over.
@@ -149,11 +206,16 @@ impl Candidate {
             false => output.height() * output.width(),
         };
         let (dense, sparse) = match step.layer {
-            Layer::Conv2d(_) => (&CONV_DENSE, &CONV_SPARSE),
-            Layer::Dense(_) => (&DENSE_DENSE, &DENSE_SPARSE),
+            Layer::Conv2d(_) => (&CONV_DENSE, Some(&CONV_SPARSE)),
+            Layer::Dense(_) => (&DENSE_DENSE, Some(&DENSE_SPARSE)),
+            Layer::DepthwiseConv2d(layer) => {
+                let fast = Some(layer.kernel) == Size2::new(3, 3) && layer.stride == Size2::ONE;
+                (if fast { &DEPTHWISE_3X3 } else { &DEPTHWISE }, None)
+            }
             _ => return None,
         };
         Some(Self {
+            layer: step.layer,
             params: model.params(step)?,
             dense,
             sparse,
@@ -164,20 +226,35 @@ impl Candidate {
     }
 
     /// What all weights cost.
-    pub fn dense(&self) -> Cost {
+    fn dense(&self) -> Cost {
         let ParamShape { channels, fan_in } = self.params;
-        let words = lanes::words(fan_in) * channels.div_ceil(2);
+        let words = match self.layer {
+            Layer::DepthwiseConv2d(_) => self.params.weights(),
+            _ => lanes::words(fan_in) * channels.div_ceil(2),
+        };
         Cost {
             instructions: self.instructions(self.dense, words),
-            bytes: lanes::bytes(fan_in, channels),
+            bytes: weight_bytes(&self.layer, Layout::Dense, self.params),
         }
     }
 
     /// What this many entries cost.
-    pub fn sparse(&self, entries: usize) -> Cost {
-        Cost {
-            instructions: self.instructions(self.sparse, entries),
+    fn sparse(&self, entries: usize) -> Option<Cost> {
+        Some(Cost {
+            instructions: self.instructions(self.sparse?, entries),
             bytes: sparse::bytes(self.params.channels, entries),
+        })
+    }
+
+    /// What weights cost that are decoded from this many bytes.
+    fn coded(&self, coded: &Coded, bytes: usize) -> Cost {
+        let [weight, length, byte] = DECODE;
+        let decoding = weight * self.params.weights() as f64
+            + length * comparisons(coded) as f64
+            + byte * bytes as f64;
+        Cost {
+            instructions: self.dense().instructions + decoding as u64,
+            bytes,
         }
     }
 
@@ -193,31 +270,69 @@ impl Candidate {
         self.positions.div_ceil(table.positions) as f64
     }
 
-    fn choose(&self, layer: String, weights: &[i8], prefer: Prefer) -> Choice {
+    fn choose(&self, layer: String, weights: &[i8], may_be_sparse: bool, prefer: Prefer) -> Choice {
         let zeros = weights.iter().filter(|&&w| w == 0).count();
-        let entries = encode(weights, self.params.channels).entries;
-        let (dense, sparse) = (self.dense(), self.sparse(entries));
+        let dense = self.dense();
+        let entries = may_be_sparse.then(|| encode(weights, self.params.channels).entries);
+        let sparse = entries.and_then(|entries| self.sparse(entries));
+        let coded = self.encoded(weights);
+        let stored = [
+            (Storage::Dense, Some(dense)),
+            (Storage::Sparse, sparse),
+            (Storage::Coded, coded),
+        ];
+        // The first one where two are the same.
+        let least = |of: fn(Cost) -> u64| {
+            let costs = stored
+                .into_iter()
+                .filter_map(|(storage, cost)| Some((storage, of(cost?))));
+            costs
+                .min_by_key(|&(_, cost)| cost)
+                .map_or(Storage::Dense, |(storage, _)| storage)
+        };
         Choice {
             layer,
-            is_sparse: match prefer {
-                Prefer::Speed => sparse.instructions < dense.instructions,
-                Prefer::Size => sparse.bytes < dense.bytes,
-                Prefer::Ram => false,
+            storage: match prefer {
+                Prefer::Speed => least(|cost| cost.instructions),
+                Prefer::Size => least(|cost| cost.bytes as u64),
+                Prefer::Ram => Storage::Dense,
             },
             zeros_percent: 100.0 * zeros as f64 / weights.len().max(1) as f64,
             dense,
             sparse,
+            coded,
             faster_from_percent: self.faster_from_percent(),
         }
     }
 
-    /// Where both take as many instructions, 0 to 100.
-    fn faster_from_percent(&self) -> f64 {
-        let table = self.sparse;
-        let saved = self.dense().instructions as f64 - self.sparse(0).instructions as f64;
-        let entries = saved / (table.weight * self.tiles(table));
-        (100.0 - 100.0 * entries / self.params.weights() as f64).clamp(0.0, 100.0)
+    /// What these weights cost coded.
+    fn encoded(&self, weights: &[i8]) -> Option<Cost> {
+        let bytes = coded::encode(weights, &self.layer, self.params.channels)?;
+        // What was just encoded can be decoded.
+        let coded = Coded::parse(&bytes, self.params).ok()?;
+        Some(self.coded(&coded, bytes.len()))
     }
+
+    /// Where dense and sparse take as many instructions, 0 to 100.
+    fn faster_from_percent(&self) -> Option<f64> {
+        let table = self.sparse?;
+        let saved = self.dense().instructions as f64 - self.sparse(0)?.instructions as f64;
+        let entries = saved / (table.weight * self.tiles(table));
+        Some((100.0 - 100.0 * entries / self.params.weights() as f64).clamp(0.0, 100.0))
+    }
+}
+
+/// With how many lengths, in all, the decoder compares the codes of the weights: with
+/// those that occur, from the shortest one on.
+fn comparisons(coded: &Coded) -> usize {
+    let used = coded.counts().iter().filter(|&&count| count > 0);
+    let ranks = used
+        .zip(1..)
+        .flat_map(|(&count, rank)| repeat_n(rank, count.into()));
+    let ranks: BTreeMap<i8, usize> = coded.values().iter().copied().zip(ranks).collect();
+    let mut decoder = coded.decoder();
+    let weights = (0..coded.shape().weights()).map(|_| decoder.weight());
+    weights.filter_map(|weight| ranks.get(&weight)).sum()
 }
 
 #[cfg(test)]
@@ -257,7 +372,7 @@ mod tests {
             layers: vec![WrittenLayer {
                 node,
                 block,
-                sparse: true,
+                storage: Storage::Sparse,
             }],
             golden: 1,
         }
@@ -267,42 +382,49 @@ mod tests {
         let weights = (0..4000).map(|i| i8::from(i % nonzero_of == 0)).collect();
         let mut file = dense_layer(weights);
         let choices = choose(&mut file, &["only"], prefer).unwrap();
-        assert_eq!(file.layers[0].sparse, choices[0].is_sparse);
+        assert_eq!(file.layers[0].storage, choices[0].storage);
         choices.into_iter().next().unwrap()
     }
 
     #[test]
     fn many_zeroes_pay() {
         let choice = choice(10, Prefer::Speed);
-        assert!(choice.is_sparse && choice.zeros_percent == 90.0);
-        assert!(choice.sparse.instructions < choice.dense.instructions);
-        assert_eq!((choice.dense.bytes, choice.sparse.bytes), (4000, 820));
+        assert_eq!(
+            (choice.storage, choice.zeros_percent),
+            (Storage::Sparse, 90.0)
+        );
+        let (sparse, coded) = (choice.sparse.unwrap(), choice.coded.unwrap());
+        assert!(sparse.instructions < choice.dense.instructions);
+        assert!(choice.dense.instructions < coded.instructions);
+        let bytes = [choice.dense, sparse, coded].map(|cost| cost.bytes);
+        assert_eq!(bytes, [4000, 820, 520]); // of 4000 bits and two values
     }
 
     #[test]
     fn few_zeroes_do_not() {
         let choice = choice(2, Prefer::Speed);
-        assert!(!choice.is_sparse);
-        assert!((50.0..80.0).contains(&choice.faster_from_percent));
+        assert_eq!(choice.storage, Storage::Dense);
+        assert!((50.0..80.0).contains(&choice.faster_from_percent.unwrap()));
     }
 
     #[test]
     fn the_limit_is_where_both_cost_the_same() {
         let candidate = Candidate {
+            layer: Layer::Softmax,
             params: ParamShape {
                 channels: 64,
                 fan_in: 288,
             },
             dense: &CONV_DENSE,
-            sparse: &CONV_SPARSE,
+            sparse: Some(&CONV_SPARSE),
             positions: 121,
             pooled: false,
             fours: true,
         };
-        let limit = candidate.faster_from_percent();
+        let limit = candidate.faster_from_percent().unwrap();
         let sparse = |percent: f64| {
             let entries = (1.0 - percent / 100.0) * (64.0 * 288.0);
-            candidate.sparse(entries as usize).instructions
+            candidate.sparse(entries as usize).unwrap().instructions
         };
         let dense = candidate.dense().instructions;
         assert!(sparse(limit + 1.0) < dense && dense < sparse(limit - 1.0));
@@ -316,13 +438,14 @@ mod tests {
             bias[0] = MAX_BIAS; // 40 weights of -1 and a zero point of 3 add 120
         }
         let choices = choose(&mut file, &["only"], Prefer::Speed).unwrap();
-        assert!(choices[0].sparse.instructions < choices[0].dense.instructions);
-        assert!(!choices[0].is_sparse && !file.layers[0].sparse);
+        assert_eq!(choices[0].sparse, None);
+        assert_eq!(file.layers[0].storage, Storage::Dense);
     }
 
     #[test]
     fn what_is_preferred_counts() {
-        assert!(!choice(10, Prefer::Ram).is_sparse);
-        assert!(choice(3, Prefer::Size).is_sparse);
+        assert_eq!(choice(10, Prefer::Ram).storage, Storage::Dense);
+        assert_eq!(choice(10, Prefer::Size).storage, Storage::Coded);
+        assert_eq!(choice(100, Prefer::Size).storage, Storage::Sparse);
     }
 }

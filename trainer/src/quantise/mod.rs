@@ -6,6 +6,7 @@
 //! asymmetric, biases int32 in units of input scale x weight scale.
 
 mod calibrate;
+mod coded;
 mod dead;
 mod export;
 pub mod factor;

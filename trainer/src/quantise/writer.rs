@@ -3,7 +3,7 @@
 
 use shared::arith::Multiplier;
 use shared::kernels::add::AddFactors;
-use shared::kernels::lanes;
+use shared::kernels::{Storage, lanes};
 use shared::layer::Layer;
 use shared::model::{
     ALIGN, CRC_RANGE, HEADER_BYTES, Head, Layout, MAGIC, Node, Place, Quant, Resize, Sources,
@@ -11,7 +11,7 @@ use shared::model::{
 };
 use shared::{Engine, Model, ParseError};
 
-use super::{plan, sparse};
+use super::{coded, plan, sparse};
 
 /// Seed of the self-test inputs of every written file.
 const GOLDEN_SEED: u32 = 0x0E5B_A11E;
@@ -75,7 +75,7 @@ pub enum Block {
 
 impl Block {
     /// The bytes of the block of this layer, and how its weights lie there.
-    fn bytes(&self, layer: &Layer, sparse: bool, zero_point: i8) -> (Layout, Vec<u8>) {
+    fn bytes(&self, layer: &Layer, storage: Storage, zero_point: i8) -> (Layout, Vec<u8>) {
         let pair = |m: &Multiplier| {
             [m.mantissa(), m.shift().into()]
                 .into_iter()
@@ -90,18 +90,9 @@ impl Block {
                 weights,
                 bias,
                 factors,
-            } if matches!(layer, Layer::DepthwiseConv2d(_)) => {
-                let mut bytes = channel_by_channel(weights, bias.len());
-                bytes.extend(even(bias.iter().map(|b| b.to_le_bytes())));
-                bytes.extend(multipliers(factors));
-                bytes
-            }
-            Self::Conv {
-                weights,
-                bias,
-                factors,
             } => {
-                let (layout, mut bytes) = weights_and_bias(weights, bias, sparse, zero_point);
+                let (layout, mut bytes) =
+                    weights_and_bias(layer, weights, bias, storage, zero_point);
                 bytes.extend(multipliers(factors));
                 return (layout, bytes);
             }
@@ -110,7 +101,8 @@ impl Block {
                 bias,
                 factors,
             } => {
-                let (layout, mut bytes) = weights_and_bias(weights, bias, sparse, zero_point);
+                let (layout, mut bytes) =
+                    weights_and_bias(layer, weights, bias, storage, zero_point);
                 bytes.extend(even(factors.iter().map(|f| f.to_le_bytes())));
                 return (layout, bytes);
             }
@@ -119,25 +111,35 @@ impl Block {
     }
 }
 
-/// Weights and biases of a convolution or a dense layer, sparse where the biases
-/// allow it.
+/// Weights and biases of a layer, stored like this where that is possible, else dense.
 fn weights_and_bias(
+    layer: &Layer,
     weights: &[i8],
     bias: &[i32],
-    sparse: bool,
+    storage: Storage,
     zero_point: i8,
 ) -> (Layout, Vec<u8>) {
-    let folded = match sparse {
-        true => sparse::biases(weights, bias, zero_point),
-        false => None,
+    let (channels, depthwise) = (bias.len(), matches!(layer, Layer::DepthwiseConv2d(_)));
+    let folded = match storage {
+        Storage::Sparse if !depthwise => sparse::biases(weights, bias, zero_point),
+        _ => None,
     };
-    let (layout, mut bytes) = match &folded {
-        Some(_) => {
-            let encoded = sparse::encode(weights, bias.len());
+    let coded = match storage {
+        Storage::Coded => coded::encode(weights, layer, channels),
+        _ => None,
+    };
+    let (layout, mut bytes) = match (&folded, coded) {
+        (Some(_), _) => {
+            let encoded = sparse::encode(weights, channels);
             let entries = encoded.entries as u32;
             (Layout::Sparse { entries }, encoded.bytes)
         }
-        None => (Layout::Dense, lanes(weights, bias.len())),
+        (_, Some(coded)) => {
+            let bytes = coded.len() as u32;
+            (Layout::Coded { bytes }, coded)
+        }
+        _ if depthwise => (Layout::Dense, whole_words(weights, channels)),
+        _ => (Layout::Dense, lanes(weights, channels)),
     };
     let bias = folded.as_deref().unwrap_or(bias);
     bytes.extend(even(bias.iter().map(|b| b.to_le_bytes())));
@@ -158,11 +160,17 @@ pub(super) fn even<const N: usize>(numbers: impl ExactSizeIterator<Item = [u8; N
     numbers.chain(padding).flatten().collect()
 }
 
-/// Weights of a depthwise convolution (H W O) channel by channel, padded with
-/// zeroes to a multiple of 4.
-fn channel_by_channel(weights: &[i8], channels: usize) -> Vec<u8> {
+/// Weights of a depthwise convolution (H W O) channel by channel.
+pub(super) fn channel_by_channel(weights: &[i8], channels: usize) -> Vec<i8> {
     let of = |channel| weights.iter().skip(channel).step_by(channels.max(1));
-    let mut bytes: Vec<u8> = (0..channels).flat_map(of).map(|&w| w as u8).collect();
+    (0..channels).flat_map(of).copied().collect()
+}
+
+/// Weights of a depthwise convolution channel by channel, padded with zeroes to a
+/// multiple of 4.
+fn whole_words(weights: &[i8], channels: usize) -> Vec<u8> {
+    let weights = channel_by_channel(weights, channels).into_iter();
+    let mut bytes: Vec<u8> = weights.map(|w| w as u8).collect();
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     bytes
 }
@@ -189,9 +197,10 @@ pub struct WrittenLayer {
     pub node: Node,
     /// What the weight section holds.
     pub block: Block,
-    /// Whether weights that are 0 are left out, where the layer is no depthwise one
-    /// and its biases allow it.
-    pub sparse: bool,
+    /// How the weights are stored, where that is possible, else dense: not sparse where
+    /// the layer is a depthwise one or its biases do not allow it, and not coded where a
+    /// weight is -128.
+    pub storage: Storage,
 }
 
 /// A model file before it is bytes.
@@ -287,7 +296,7 @@ impl ModelFile {
         let zero_point = self.input_of(layer).zero_point;
         layer
             .block
-            .bytes(&layer.node.layer, layer.sparse, zero_point)
+            .bytes(&layer.node.layer, layer.storage, zero_point)
     }
 
     /// Scale and zero point of the first tensor that a layer reads.
