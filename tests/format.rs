@@ -109,8 +109,9 @@ fn is_same(read: Data, written: &Block, zero_point: i8) -> bool {
             let depthwise = match read.weights {
                 DepthwiseWeights::Plain(weights) => weights.to_vec(),
                 DepthwiseWeights::Coded(coded) => {
-                    let mut decoder = coded.decoder();
-                    weights.iter().map(|_| decoder.weight()).collect()
+                    let mut decoded = vec![0; weights.len()];
+                    coded.decoder().weights(decoded.iter_mut());
+                    decoded
                 }
             };
             let same = |(index, &w): (usize, &i8)| {

@@ -7,19 +7,25 @@
 //! the same, a packed codebook of shared values; with 15 or 16 of these, int4.
 //!
 //! The code is complete: whatever the bits are, a code is next. So decoding cannot
-//! fail, and a check of the table once is a check for good.
+//! fail, and a check of the codebook once is a check for good.
 
-use super::lanes::{Lanes, lane_of, pack, words};
+use core::slice;
+
+use super::lanes::{Lanes, words};
 use crate::layer::ParamShape;
 
 /// Longest code in bits. How many codes have length 1, 2 and so on up to this are the
 /// first bytes of coded weights.
 pub const MAX_LENGTH: usize = 15;
 
-/// Fewest bytes of this many bits of codes of `values` values.
+/// Bytes of a codebook of this many values.
+pub const fn codebook_bytes(values: usize) -> usize {
+    (MAX_LENGTH + values).next_multiple_of(2)
+}
+
+/// Bytes of coded weights of this many values, in this many bits.
 pub const fn bytes(values: usize, bits: u64) -> u64 {
-    let whole = (MAX_LENGTH + values) as u64 + bits.div_ceil(8);
-    whole.next_multiple_of(4)
+    (codebook_bytes(values) as u64 + 2 * bits.div_ceil(16)).next_multiple_of(4)
 }
 
 /// What is wrong with coded weights.
@@ -37,24 +43,31 @@ pub enum Damage {
 pub struct Coded<'a> {
     counts: &'a [u8],
     values: &'a [i8],
-    stream: &'a [u8],
+    /// What lies between the values and the stream.
+    padding: &'a [u8],
+    stream: &'a [[u8; 2]],
     shape: ParamShape,
 }
 
 impl<'a> Coded<'a> {
-    /// The weights of a layer of this shape, with nothing left over.
+    /// The weights of a layer of this shape, with nothing but zeroes in between and
+    /// nothing left over.
     pub fn parse(bytes: &'a [u8], shape: ParamShape) -> Result<Self, Damage> {
         let all = Self::trusted(bytes, shape);
-        if !(all.is_complete() && all.has_distinct_values()) {
+        let zeros = all.padding.iter().all(|&byte| byte == 0);
+        if !(all.is_complete() && all.has_distinct_values() && zeros) {
             return Err(Damage::Codebook);
         }
         // A weight takes a bit at the least, so that the time is that of the stream.
         let weights = shape.weights();
-        if weights.div_ceil(8) > all.stream.len() {
+        if weights.div_ceil(16) > all.stream.len() {
             return Err(Damage::Stream);
         }
-        let mut decoder = all.decoder();
-        let bits = (0..weights).map(|_| u64::from(decoder.step().1)).sum();
+        let Decoder { book, mut stream } = all.decoder();
+        let mut bits = 0;
+        for _ in 0..weights {
+            bits += u64::from(book.next(&mut stream).length());
+        }
         if self::bytes(all.values.len(), bits) != bytes.len() as u64 || !all.ends_in_zeros(bits) {
             return Err(Damage::Stream);
         }
@@ -64,12 +77,15 @@ impl<'a> Coded<'a> {
     /// Weights that [`Coded::parse`] has accepted before.
     pub(crate) fn trusted(bytes: &'a [u8], shape: ParamShape) -> Self {
         let (counts, rest) = bytes.split_at_checked(MAX_LENGTH).unwrap_or_default();
-        let values = counts.iter().map(|&count| usize::from(count)).sum();
-        let (values, stream) = rest.split_at_checked(values).unwrap_or_default();
+        let count = counts.iter().map(|&count| usize::from(count)).sum();
+        let (values, rest) = rest.split_at_checked(count).unwrap_or_default();
+        let odd = codebook_bytes(count) - MAX_LENGTH - count;
+        let (padding, stream) = rest.split_at_checked(odd).unwrap_or_default();
         Self {
             counts,
             values: bytemuck::cast_slice(values),
-            stream,
+            padding,
+            stream: stream.as_chunks().0,
             shape,
         }
     }
@@ -92,11 +108,11 @@ impl<'a> Coded<'a> {
 
     /// Whether all is 0 behind this many bits.
     fn ends_in_zeros(&self, bits: u64) -> bool {
-        let whole = usize::try_from(bits / 8).unwrap_or(usize::MAX);
-        let behind = self.stream.get(whole..).unwrap_or_default();
-        behind.split_first().is_none_or(|(&first, rest)| {
-            first << (bits % 8) == 0 && rest.iter().all(|&byte| byte == 0)
-        })
+        let whole = usize::try_from(bits / 16).unwrap_or(usize::MAX);
+        let halves = self.stream.get(whole..).unwrap_or_default().iter();
+        let mut halves = halves.map(|&half| u16::from_le_bytes(half));
+        let first = halves.next().unwrap_or_default();
+        first << (bits % 16) == 0 && halves.all(|half| half == 0)
     }
 
     /// Channels and taps of the weights.
@@ -116,7 +132,10 @@ impl<'a> Coded<'a> {
 
     /// Reads the weights from the first one on.
     pub fn decoder(&self) -> Decoder<'a> {
-        Decoder::new(self.counts, self.values, self.stream)
+        Decoder {
+            book: Book::new(self.counts, self.values),
+            stream: Stream::new(self.stream),
+        }
     }
 
     /// Words that [`Coded::lanes`] writes.
@@ -137,92 +156,22 @@ impl<'a> Coded<'a> {
     }
 }
 
-/// The codes of one length.
-#[derive(Clone, Copy, Debug)]
-struct Codes {
-    /// The last of them, with ones behind it up to 16 bits.
-    last: u16,
-    /// Bits of each.
-    length: u8,
-    /// What a code is less than the number of its value, modulo 256.
-    offset: u8,
-}
-
-/// Reads one weight after the other; behind the last one, 0 bits go on without end.
+/// Reads one weight after the other.
 #[derive(Clone, Debug)]
 pub struct Decoder<'a> {
-    codes: heapless::Vec<Codes, MAX_LENGTH>,
-    values: &'a [i8],
-    stream: core::slice::Iter<'a, u8>,
-    /// The next bits, the first one on top, and 0 behind them.
-    buffer: u32,
-    /// How many they are: at least 16.
-    bits: u32,
+    book: Book<'a>,
+    stream: Stream<'a>,
 }
 
-impl<'a> Decoder<'a> {
-    fn new(counts: &[u8], values: &'a [i8], stream: &'a [u8]) -> Self {
-        let mut codes = heapless::Vec::new();
-        // The first code of the next length, and the number of its value.
-        let (mut first, mut value) = (0u32, 0u8);
-        for (length, &count) in (1..).zip(counts) {
-            let end = first + u32::from(count);
-            if count > 0 {
-                let last = (end << (16 - length)).wrapping_sub(1) as u16;
-                let offset = value.wrapping_sub(first as u8);
-                // There is room for all lengths.
-                let _ = codes.push(Codes {
-                    last,
-                    length,
-                    offset,
-                });
-            }
-            first = 2 * end;
-            value = value.wrapping_add(count);
-        }
-        let mut decoder = Self {
-            codes,
-            values,
-            stream: stream.iter(),
-            buffer: 0,
-            bits: 0,
-        };
-        decoder.refill();
-        decoder
-    }
-
-    /// The next weight.
+impl Decoder<'_> {
+    /// Writes the next weights.
     #[inline]
-    pub fn weight(&mut self) -> i8 {
-        self.step().0
-    }
-
-    /// The next weight, and how many bits it took.
-    #[inline]
-    fn step(&mut self) -> (i8, u8) {
-        let next = (self.buffer >> 16) as u16;
-        // One is found, as the code is complete.
-        let found = self.codes.iter().find(|codes| next <= codes.last);
-        let Some(&Codes { length, offset, .. }) = found else {
-            return (0, 1);
-        };
-        let index = (next >> (16 - length)) as u8;
-        let value = self.values.get(usize::from(index.wrapping_add(offset)));
-        self.buffer <<= length;
-        self.bits -= u32::from(length);
-        if self.bits < 16 {
-            self.refill();
+    pub fn weights<'t>(&mut self, to: impl Iterator<Item = &'t mut i8>) {
+        let mut stream = self.stream.clone(); // in registers
+        for to in to {
+            *to = self.book.next(&mut stream).value();
         }
-        (value.copied().unwrap_or_default(), length)
-    }
-
-    /// Takes bytes into the buffer while there is room.
-    fn refill(&mut self) {
-        while self.bits <= 24 {
-            let byte = self.stream.next().copied().unwrap_or_default();
-            self.buffer |= u32::from(byte) << (24 - self.bits);
-            self.bits += 8;
-        }
+        self.stream = stream;
     }
 
     /// Writes the next weights as the lanes of that many `taps` of a pair of filters, or
@@ -230,13 +179,146 @@ impl<'a> Decoder<'a> {
     /// of the second.
     pub fn lanes(&mut self, taps: usize, filters: usize, to: &mut [u32]) {
         to.fill(0);
-        let lanes: &mut [i16] = bytemuck::cast_slice_mut(to);
-        for tap in 0..taps {
-            let low = self.weight();
-            let high = if filters > 1 { self.weight() } else { 0 };
-            if let Some(lane) = lanes.get_mut(lane_of(tap)) {
-                *lane = pack(low, high).to_le();
+        let bytes: &mut [i8] = bytemuck::cast_slice_mut(to);
+        let bytes = bytes.get_mut(..2 * taps).unwrap_or_default();
+        if filters > 1 {
+            self.weights(bytes.iter_mut());
+        } else {
+            self.weights(bytes.iter_mut().step_by(2));
+        }
+        // Of each four taps, 0 and 1, 2 and 3 become 0 and 2, 1 and 3.
+        let (fours, last) = to.as_chunks_mut();
+        for words in fours {
+            let [a, b] = words.map(u32::from_le);
+            *words = [lane(a) | lane(b) << 16, lane(a >> 16) | lane(b >> 16) << 16].map(u32::to_le);
+        }
+        for word in last {
+            *word = lane(u32::from_le(*word)).to_le();
+        }
+    }
+}
+
+/// The lane of two weights, the lowest bytes: 256 w1 + w0, as [`super::lanes::pack`]
+/// has it.
+fn lane(weights: u32) -> u32 {
+    let weights = weights & 0xFFFF;
+    weights.wrapping_sub((weights & 0x80) << 1) & 0xFFFF
+}
+
+/// A value, and how many bits its code has: one number, to be loaded at once.
+#[derive(Clone, Copy, Debug, Default)]
+struct Code(u16);
+
+impl Code {
+    fn new(value: i8, length: u8) -> Self {
+        Self(u16::from_le_bytes([length, value as u8]))
+    }
+
+    fn value(self) -> i8 {
+        (self.0 >> 8) as i8
+    }
+
+    fn length(self) -> u32 {
+        u32::from(self.0 & 0x1F)
+    }
+}
+
+/// Longest code that is found in one step.
+pub const SHORT: usize = 8;
+
+/// The codes, by the bits that they start with.
+#[derive(Clone, Debug)]
+struct Book<'a> {
+    /// For each 8 bits the code that they start with; of length 0 where it is longer.
+    short: [Code; 1 << SHORT],
+    /// How many of each length are longer, the first one, and the values of those.
+    long: &'a [u8],
+    first: u32,
+    values: &'a [i8],
+}
+
+impl<'a> Book<'a> {
+    fn new(counts: &'a [u8], values: &'a [i8]) -> Self {
+        let mut short = [Code::default(); 1 << SHORT];
+        let (mut places, mut values) = (short.iter_mut(), values.iter());
+        let (few, long) = counts.split_at_checked(SHORT).unwrap_or_default();
+        let mut first = 0;
+        for (length, &count) in (1..).zip(few) {
+            first = 2 * first + u32::from(count);
+            for &value in values.by_ref().take(count.into()) {
+                let same = places.by_ref().take(1 << (SHORT - usize::from(length)));
+                same.for_each(|place| *place = Code::new(value, length));
             }
+        }
+        Self {
+            short,
+            long,
+            first,
+            values: values.as_slice(),
+        }
+    }
+
+    /// The next code.
+    #[inline(always)]
+    fn next(&self, stream: &mut Stream) -> Code {
+        let mut code = self.short[usize::from((stream.buffer >> 24) as u8)];
+        if code.length() == 0 {
+            code = self.next_long(stream.buffer);
+        }
+        stream.skip(code.length());
+        code
+    }
+
+    /// The code on top of these bits, which is not a short one.
+    #[inline(never)]
+    fn next_long(&self, bits: u32) -> Code {
+        let (mut first, mut number) = (self.first, 0);
+        for (length, &count) in (SHORT as u8 + 1..).zip(self.long) {
+            first *= 2;
+            let of_length = (bits >> (32 - length)).wrapping_sub(first);
+            if of_length < count.into() {
+                let value = self.values.get(number + of_length as usize);
+                return Code::new(value.copied().unwrap_or_default(), length);
+            }
+            first += u32::from(count);
+            number += usize::from(count);
+        }
+        Code::default() // the code is complete, so one was found
+    }
+}
+
+/// Bits; behind the last one, zeros go on without end.
+#[derive(Clone, Debug)]
+struct Stream<'a> {
+    halves: slice::Iter<'a, [u8; 2]>,
+    /// The next bits, the first one on top, and 0 behind them.
+    buffer: u32,
+    /// How many they are: at least 16.
+    bits: u32,
+}
+
+impl<'a> Stream<'a> {
+    fn new(halves: &'a [[u8; 2]]) -> Self {
+        let mut stream = Self {
+            halves: halves.iter(),
+            buffer: 0,
+            bits: 32,
+        };
+        stream.skip(16);
+        stream.skip(16);
+        stream
+    }
+
+    /// Goes on by at most 16 bits.
+    #[inline(always)]
+    fn skip(&mut self, bits: u32) {
+        self.buffer <<= bits;
+        self.bits -= bits;
+        if self.bits < 16 {
+            if let Some(&half) = self.halves.next() {
+                self.buffer |= u32::from(u16::from_le_bytes(half)) << (16 - self.bits);
+            }
+            self.bits += 16;
         }
     }
 }
@@ -266,10 +348,10 @@ mod tests {
         5,
         0xFF,
         7,
-        0, // values
-        0b0110_1001,
-        0b1100_0000,
         0,
+        0, // values, and to a multiple of 2
+        0b1100_0000,
+        0b0110_1001,
         0,
         0,
     ];
@@ -281,8 +363,9 @@ mod tests {
     #[test]
     fn codes_become_weights() {
         let coded = Coded::parse(&CODED, SHAPE).unwrap();
-        let mut decoder = coded.decoder();
-        assert_eq!(WEIGHTS.map(|_| decoder.weight()), WEIGHTS);
+        let mut weights = [0; 6];
+        coded.decoder().weights(weights.iter_mut());
+        assert_eq!(weights, WEIGHTS);
         let mut words = [u32::MAX; 2];
         assert_eq!(coded.lane_words(), words.len());
         let lanes = coded.lanes(&mut words);
@@ -311,10 +394,10 @@ mod tests {
         bytes[..15].copy_from_slice(&[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2]);
         (0..16).for_each(|value| bytes[15 + value as usize] = value);
         // Each value once: codes of 1 bit, 10, 110 and so on.
-        let mut at = 8 * 31;
+        let mut at = 8 * 32;
         for value in 0..16 {
             for _ in 0..value.min(15) {
-                bytes[at / 8] |= 0x80 >> (at % 8);
+                bytes[at / 8 ^ 1] |= 0x80 >> (at % 8);
                 at += 1;
             }
             at += usize::from(value < 15);
@@ -325,9 +408,10 @@ mod tests {
             fan_in: 1,
         };
         let coded = Coded::parse(&bytes[..used], shape).unwrap();
-        let mut decoder = coded.decoder();
-        assert!((0..16).all(|value| decoder.weight() == value));
-        assert_eq!(decoder.weight(), 0, "bits of 0 without end");
+        let mut weights = [1; 20];
+        coded.decoder().weights(weights.iter_mut());
+        assert!((0..16).eq(weights[..16].iter().copied()));
+        assert_eq!(weights[16..], [0; 4], "bits of 0 without end");
     }
 
     #[test]
@@ -345,6 +429,7 @@ mod tests {
         assert_eq!(wrong(&[(17, 5)]), codebook, "a value twice");
         assert_eq!(wrong(&[(17, 0x80)]), codebook, "-128");
         let stream = Some(Damage::Stream);
+        assert_eq!(wrong(&[(19, 1)]), codebook, "a byte between");
         assert_eq!(wrong(&[(20, 0b1101_0000)]), stream, "a bit behind the last");
         assert_eq!(wrong(&[(23, 1)]), stream, "a byte behind the last");
         let short = Coded::parse(&CODED[..14], SHAPE).err();

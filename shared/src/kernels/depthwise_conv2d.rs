@@ -104,8 +104,7 @@ pub fn depthwise_conv2d(memory: Memory, conv: DepthwiseConv2d) {
         let weights = match &mut decoder {
             None => plain.get(o * area..(o + 1) * area),
             Some(decoder) => {
-                let weights = decoded.iter_mut().take(area);
-                weights.for_each(|weight| *weight = decoder.weight());
+                decoder.weights(decoded.iter_mut().take(area));
                 decoded.get(..area)
             }
         };

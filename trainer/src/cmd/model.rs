@@ -51,9 +51,9 @@ pub fn parameters(model: &Model) -> (usize, usize) {
 }
 
 fn coded_nonzeros(coded: Coded) -> usize {
-    let mut decoder = coded.decoder();
-    let weights = (0..coded.shape().weights()).map(|_| decoder.weight());
-    weights.filter(|&weight| weight != 0).count()
+    let mut weights = vec![0; coded.shape().weights()];
+    coded.decoder().weights(weights.iter_mut());
+    weights.iter().filter(|&&weight| weight != 0).count()
 }
 
 /// The same for one layer.

@@ -2,12 +2,11 @@
 //! are not 0, with all of them in as few bits as they need, and which of these a model
 //! file gets.
 
-use std::collections::BTreeMap;
-use std::iter::repeat_n;
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use shared::Model;
-use shared::kernels::coded::Coded;
+use shared::kernels::coded::{Coded, SHORT};
 use shared::kernels::conv2d::POOL;
 use shared::kernels::{
     ConvParams, DenseParams, DepthwiseParams, DepthwiseWeights, Storage, Weights, lanes, sparse,
@@ -175,9 +174,9 @@ static DEPTHWISE: Table = Table {
     weight: 10.0,
 };
 
-/// Instructions to decode, fitted to the same layers: for each weight, each length that
-/// a code is compared with, and each byte of the stream.
-static DECODE: [f64; 3] = [20.0, 4.0, 8.0];
+/// Instructions to decode a layer, fitted to the same: for each weight, each that has a
+/// long code, and each byte.
+static DECODE: [f64; 3] = [20.0, 40.0, 8.0];
 
 /// A layer with weights.
 #[derive(Clone, Copy, Debug)]
@@ -248,9 +247,9 @@ impl Candidate {
 
     /// What weights cost that are decoded from this many bytes.
     fn coded(&self, coded: &Coded, bytes: usize) -> Cost {
-        let [weight, length, byte] = DECODE;
+        let [weight, long, byte] = DECODE;
         let decoding = weight * self.params.weights() as f64
-            + length * comparisons(coded) as f64
+            + long * long_codes(coded) as f64
             + byte * bytes as f64;
         Cost {
             instructions: self.dense().instructions + decoding as u64,
@@ -322,17 +321,16 @@ impl Candidate {
     }
 }
 
-/// With how many lengths, in all, the decoder compares the codes of the weights: with
-/// those that occur, from the shortest one on.
-fn comparisons(coded: &Coded) -> usize {
-    let used = coded.counts().iter().filter(|&&count| count > 0);
-    let ranks = used
-        .zip(1..)
-        .flat_map(|(&count, rank)| repeat_n(rank, count.into()));
-    let ranks: BTreeMap<i8, usize> = coded.values().iter().copied().zip(ranks).collect();
-    let mut decoder = coded.decoder();
-    let weights = (0..coded.shape().weights()).map(|_| decoder.weight());
-    weights.filter_map(|weight| ranks.get(&weight)).sum()
+/// How many weights have codes that take more than one step to find.
+fn long_codes(coded: &Coded) -> usize {
+    let short = coded.counts().iter().take(SHORT).copied().map(usize::from);
+    let long: BTreeSet<i8> = coded.values().iter().copied().skip(short.sum()).collect();
+    let mut weights = vec![0; coded.shape().weights()];
+    coded.decoder().weights(weights.iter_mut());
+    weights
+        .iter()
+        .filter(|weight| long.contains(weight))
+        .count()
 }
 
 #[cfg(test)]
