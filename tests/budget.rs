@@ -76,7 +76,7 @@ fn the_engine_stays_within_its_budget() {
         let limit = budget.sparse90[name];
         assert!(ratio <= limit, "{name}, 90 % zero: {ratio}, not {limit}");
     }
-    for cost in costs.dense().chain(&costs.sparse) {
+    for cost in costs.dense().chain(&costs.sparse).chain(&costs.coded) {
         let Some(estimate) = cost.estimate else {
             continue;
         };

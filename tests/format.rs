@@ -110,7 +110,7 @@ fn is_same(read: Data, written: &Block, zero_point: i8) -> bool {
                 DepthwiseWeights::Plain(weights) => weights.to_vec(),
                 DepthwiseWeights::Coded(coded) => {
                     let mut decoded = vec![0; weights.len()];
-                    coded.decoder().weights(decoded.iter_mut());
+                    coded.decoder().weights(&mut decoded);
                     decoded
                 }
             };
@@ -624,7 +624,7 @@ fn in_the_codes() -> Vec<(ParseError, ParseError)> {
     let at = Places::of(&bytes);
     let length = at.place - 1; // how many bytes there are
     assert_eq!(bytes[length - 1..=length], [2, 32]);
-    // Six codes of 3 and four of 4 bits, in a codebook of 25 bytes; 34 bits.
+    // Six codes of 3 and four of 4 bits, in a codebook of 26 bytes; 34 bits.
     assert_eq!(bytes[at.weights + 2..at.weights + 4], [6, 4]);
     let codebook = |at: usize, new: &[u8]| {
         let error = ParseError::Codebook { layer: 0 };
@@ -654,9 +654,10 @@ fn in_the_codes() -> Vec<(ParseError, ParseError)> {
         stream(length, &[28]),
         stream(length, &[29]),
         stream(length, &[36]),
-        stream(values + 10 + 4, &[bytes[values + 14] | 1]),
-        stream(values + 10 + 5, &[1]),
-        stream(values + 10 + 6, &[1]),
+        codebook(values + 10, &[1]),
+        stream(values + 15, &[1]),
+        stream(values + 16, &[bytes[values + 16] | 1]),
+        stream(values + 16, &[bytes[values + 16] | 0x20]),
     ]
 }
 

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
 fn print_table(costs: &Costs) {
     println!("mps2-an386 (Cortex-M4F, emulated): instructions of one inference, not cycles");
     println!(
-        "{:<24} {:>10} {:>12} {:>7} {:>11} {:>11}",
+        "{:<36} {:>10} {:>12} {:>7} {:>11} {:>11}",
         "name", "MACs", "instructions", "per MAC", "arena bytes", "stack bytes"
     );
     for cost in costs.dense() {
@@ -41,6 +41,9 @@ fn print_table(costs: &Costs) {
     }
     for cost in &costs.sparse {
         print_row(&format!("{}, 90 % zero", cost.name), cost);
+    }
+    for cost in &costs.coded {
+        print_row(&format!("{}, coded, 15 values", cost.name), cost);
     }
     for (name, ratio) in costs.sparse_ratios() {
         println!("{name}: 90 % zero takes {ratio:.3} times the instructions of the full layer");
@@ -55,7 +58,7 @@ fn print_table(costs: &Costs) {
 
 fn print_row(name: &str, cost: &Cost) {
     println!(
-        "{name:<24} {:>10} {:>12} {:>7.2} {:>11} {:>11}",
+        "{name:<36} {:>10} {:>12} {:>7.2} {:>11} {:>11}",
         cost.macs,
         cost.instructions,
         cost.per_mac(),

@@ -1,4 +1,4 @@
-//! `tests/bench layouts`: what layers cost with and without their zeros on the
+//! `tests/bench layouts`: what layers cost dense, sparse and coded on the
 //! emulated Cortex-M4, beside what export thinks that they cost.
 
 use espalier_tests::cost::layouts;

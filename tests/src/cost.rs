@@ -33,7 +33,9 @@ const NETWORKS: [(&str, [usize; 3], usize, u64); 3] = [
 /// The two layers that are measured a second time with 90 % of their weights
 /// zero.
 const PRUNED: [&str; 2] = ["conv3x3_32_64", "dense_1600_64"];
-/// Names of their ratios in the JSON object.
+/// Those that are measured once more with coded weights.
+const CODED: [&str; 3] = ["conv3x3_32_64", "depthwise3x3_64", "dense_1600_64"];
+/// Names of the ratios of the sparse ones in the JSON object.
 const RATIOS: [&str; 2] = ["conv_ratio", "dense_ratio"];
 
 /// What one model costs.
@@ -82,6 +84,8 @@ pub struct Costs {
     pub layers: Vec<Cost>,
     /// Two of them once more, with 90 % of their weights zero.
     pub sparse: Vec<Cost>,
+    /// Three of them once more, coded, with 15 values.
+    pub coded: Vec<Cost>,
     /// Flash of the firmware without a model, in bytes.
     pub firmware_flash_bytes: u64,
     /// Flash of the engine alone, with the start-up code and the vector table of
@@ -104,12 +108,13 @@ impl Costs {
             networks,
             layers: layers().into_iter().map(run).collect(),
             sparse: sparse_layers().map(run).collect(),
+            coded: coded_layers().map(run).collect(),
             firmware_flash_bytes: flash(&elf),
             engine_flash_bytes: flash(&bare),
         }
     }
 
-    /// Networks and layers, the sparse ones left out.
+    /// Networks and layers, the sparse and coded ones left out.
     pub fn dense(&self) -> impl Iterator<Item = &Cost> {
         self.networks.iter().chain(&self.layers)
     }
@@ -128,7 +133,7 @@ impl Costs {
     /// Output bytes that differ between the chip and this machine, of all
     /// models.
     pub fn mismatched_bytes(&self) -> usize {
-        let all = self.dense().chain(&self.sparse);
+        let all = self.dense().chain(&self.sparse).chain(&self.coded);
         all.map(|cost| cost.mismatched_bytes).sum()
     }
 
@@ -143,6 +148,7 @@ impl Costs {
         let ratios = ratios.map(|(key, (_, ratio))| (key.to_owned(), json!(ratio)));
         object.insert("sparse90".to_owned(), Value::Object(ratios.collect()));
         object.insert("layers".to_owned(), Value::Object(named(&self.layers)));
+        object.insert("coded15".to_owned(), Value::Object(named(&self.coded)));
         let numbers = [
             ("engine_flash_bytes", json!(self.engine_flash_bytes)),
             ("firmware_flash_bytes", json!(self.firmware_flash_bytes)),
@@ -201,10 +207,13 @@ pub fn layouts() -> Vec<(String, Cost)> {
         ([9, 9, 32], conv2d(33, 3, valid)),
         ([14, 14, 3], conv2d(16, 3, valid)),
         ([18, 18, 8], conv2d(8, 5, valid)),
-        ([25, 5, 64], depthwise(3, Padding::Same)),
-        ([16, 16, 16], depthwise(3, valid)),
-        ([7, 7, 128], depthwise(3, Padding::Same)),
-        ([12, 12, 8], depthwise(5, valid)),
+        ([25, 5, 64], depthwise(3, 1, Padding::Same)),
+        ([16, 16, 16], depthwise(3, 1, valid)),
+        ([7, 7, 128], depthwise(3, 1, Padding::Same)),
+        ([16, 16, 32], depthwise(3, 2, Padding::Same)),
+        ([12, 12, 8], depthwise(5, 1, valid)),
+        ([8, 8, 24], depthwise(2, 1, Padding::Same)),
+        ([10, 10, 8], depthwise(7, 1, Padding::Same)),
         ([1, 1, 1600], dense(64)),
         ([1, 1, 64], dense(10)),
         ([1, 1, 400], dense(120)),
@@ -227,17 +236,6 @@ pub fn layouts() -> Vec<(String, Cost)> {
 
 /// A layer stored in many ways, with the weights that these are made for.
 fn stored(file: &ModelFile) -> Vec<(String, ModelFile)> {
-    let make = |storage, zeros: usize, step: i8| {
-        let mut file = file.clone();
-        prune(&mut file, zeros);
-        for layer in &mut file.layers {
-            layer.storage = storage;
-            if let Block::Conv { weights, .. } | Block::Dense { weights, .. } = &mut layer.block {
-                share(weights, step);
-            }
-        }
-        file
-    };
     let depthwise = |layer: &WrittenLayer| matches!(layer.node.layer, Layer::DepthwiseConv2d(_));
     let zeros: &[usize] = match file.layers.iter().any(depthwise) {
         true => &[],
@@ -245,17 +243,17 @@ fn stored(file: &ModelFile) -> Vec<(String, ModelFile)> {
     };
     let sparse = zeros.iter().map(|&zeros| {
         let name = format!("without {zeros} % zeros");
-        (name, make(Storage::Sparse, zeros, 1))
+        (name, store(file, Storage::Sparse, zeros, 1))
     });
     let others = [
         ("all weights", Storage::Dense, 0, 1),
         ("coded, 255 values", Storage::Coded, 0, 1),
-        ("coded, 15 values", Storage::Coded, 0, 18),
+        ("coded, 15 values", Storage::Coded, 0, FIFTEEN),
         ("coded, 90 % zeros", Storage::Coded, 90, 1),
     ];
     let others = others
         .into_iter()
-        .map(|(name, storage, zeros, step)| (name.to_owned(), make(storage, zeros, step)));
+        .map(|(name, storage, zeros, step)| (name.to_owned(), store(file, storage, zeros, step)));
     others.chain(sparse).collect()
 }
 
@@ -297,7 +295,7 @@ fn layers() -> [(&'static str, ModelFile); 5] {
         ),
         (
             "depthwise3x3_64",
-            single(shape([25, 5, 64]), depthwise(3, same)),
+            single(shape([25, 5, 64]), depthwise(3, 1, same)),
         ),
         (
             "pointwise_64_64",
@@ -311,14 +309,30 @@ fn sparse_layers() -> impl Iterator<Item = (&'static str, ModelFile)> {
     let chosen = layers()
         .into_iter()
         .filter(|(name, _)| PRUNED.contains(name));
-    chosen.map(|(name, mut file)| {
-        prune(&mut file, 90);
-        file.layers
-            .iter_mut()
-            .for_each(|layer| layer.storage = Storage::Sparse);
-        (name, file)
-    })
+    chosen.map(|(name, file)| (name, store(&file, Storage::Sparse, 90, 1)))
 }
+
+fn coded_layers() -> impl Iterator<Item = (&'static str, ModelFile)> {
+    let chosen = layers().into_iter();
+    let chosen = chosen.filter(|(name, _)| CODED.contains(name));
+    chosen.map(|(name, file)| (name, store(&file, Storage::Coded, 0, FIFTEEN)))
+}
+
+/// A layer stored like this, with some of its weights zero and the others rounded.
+fn store(file: &ModelFile, storage: Storage, zeros: usize, step: i8) -> ModelFile {
+    let mut file = file.clone();
+    prune(&mut file, zeros);
+    for layer in &mut file.layers {
+        layer.storage = storage;
+        if let Block::Conv { weights, .. } | Block::Dense { weights, .. } = &mut layer.block {
+            share(weights, step);
+        }
+    }
+    file
+}
+
+/// Multiples of this are 15 values.
+const FIFTEEN: i8 = 18;
 
 fn shape([height, width, channels]: [usize; 3]) -> Shape {
     Shape::new(height, width, channels).expect("small enough")
@@ -342,11 +356,11 @@ fn conv2d(filters: u16, kernel: u8, padding: Padding) -> Layer {
     })
 }
 
-fn depthwise(kernel: u8, padding: Padding) -> Layer {
+fn depthwise(kernel: u8, stride: u8, padding: Padding) -> Layer {
     Layer::DepthwiseConv2d(DepthwiseConv2d {
         multiplier: std::num::NonZeroU8::MIN,
         kernel: square(kernel),
-        stride: Size2::ONE,
+        stride: square(stride),
         padding,
         activation: Activation::Relu,
     })

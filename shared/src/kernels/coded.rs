@@ -9,6 +9,7 @@
 //! The code is complete: whatever the bits are, a code is next. So decoding cannot
 //! fail, and a check of the codebook once is a check for good.
 
+use core::cell::Cell;
 use core::slice;
 
 use super::lanes::{Lanes, words};
@@ -165,8 +166,8 @@ pub struct Decoder<'a> {
 
 impl Decoder<'_> {
     /// Writes the next weights.
-    #[inline]
-    pub fn weights<'t>(&mut self, to: impl Iterator<Item = &'t mut i8>) {
+    #[inline(never)]
+    pub fn weights(&mut self, to: &mut [i8]) {
         let mut stream = self.stream.clone(); // in registers
         for to in to {
             *to = self.book.next(&mut stream).value();
@@ -182,9 +183,10 @@ impl Decoder<'_> {
         let bytes: &mut [i8] = bytemuck::cast_slice_mut(to);
         let bytes = bytes.get_mut(..2 * taps).unwrap_or_default();
         if filters > 1 {
-            self.weights(bytes.iter_mut());
+            self.weights(bytes);
         } else {
-            self.weights(bytes.iter_mut().step_by(2));
+            self.weights(bytes.get_mut(taps..).unwrap_or_default());
+            spread(bytes);
         }
         // Of each four taps, 0 and 1, 2 and 3 become 0 and 2, 1 and 3.
         let (fours, last) = to.as_chunks_mut();
@@ -195,6 +197,17 @@ impl Decoder<'_> {
         for word in last {
             *word = lane(u32::from_le(*word)).to_le();
         }
+    }
+}
+
+/// Brings each byte of the second half to every other byte, with 0 between.
+fn spread(bytes: &mut [i8]) {
+    let cells = Cell::from_mut(bytes).as_slice_of_cells();
+    let (_, from) = cells.split_at(cells.len() / 2);
+    // No byte is written before it was read.
+    for ([to, next], from) in cells.as_chunks().0.iter().zip(from) {
+        to.set(from.get());
+        next.set(0);
     }
 }
 
@@ -364,7 +377,7 @@ mod tests {
     fn codes_become_weights() {
         let coded = Coded::parse(&CODED, SHAPE).unwrap();
         let mut weights = [0; 6];
-        coded.decoder().weights(weights.iter_mut());
+        coded.decoder().weights(&mut weights);
         assert_eq!(weights, WEIGHTS);
         let mut words = [u32::MAX; 2];
         assert_eq!(coded.lane_words(), words.len());
@@ -409,7 +422,7 @@ mod tests {
         };
         let coded = Coded::parse(&bytes[..used], shape).unwrap();
         let mut weights = [1; 20];
-        coded.decoder().weights(weights.iter_mut());
+        coded.decoder().weights(&mut weights);
         assert!((0..16).eq(weights[..16].iter().copied()));
         assert_eq!(weights[16..], [0; 4], "bits of 0 without end");
     }

@@ -97,6 +97,7 @@ pub fn depthwise_conv2d(memory: Memory, conv: DepthwiseConv2d) {
         DepthwiseWeights::Coded(coded) => (Default::default(), Some(coded.decoder())),
     };
     let decoded: &mut [i8] = bytemuck::cast_slice_mut(decoded);
+    let decoded = decoded.get_mut(..area).unwrap_or_default();
     let multiplier = output.shape.channels().checked_div(input.shape.channels());
     let multiplier = multiplier.unwrap_or(1); // no side is 0
     let channels = conv.params.channels.iter().take(output.shape.channels());
@@ -104,8 +105,8 @@ pub fn depthwise_conv2d(memory: Memory, conv: DepthwiseConv2d) {
         let weights = match &mut decoder {
             None => plain.get(o * area..(o + 1) * area),
             Some(decoder) => {
-                decoder.weights(decoded.iter_mut().take(area));
-                decoded.get(..area)
+                decoder.weights(decoded);
+                Some(&*decoded)
             }
         };
         if o.is_multiple_of(multiplier) {

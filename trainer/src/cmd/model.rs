@@ -52,7 +52,7 @@ pub fn parameters(model: &Model) -> (usize, usize) {
 
 fn coded_nonzeros(coded: Coded) -> usize {
     let mut weights = vec![0; coded.shape().weights()];
-    coded.decoder().weights(weights.iter_mut());
+    coded.decoder().weights(&mut weights);
     weights.iter().filter(|&&weight| weight != 0).count()
 }
 

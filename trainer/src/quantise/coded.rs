@@ -146,7 +146,7 @@ mod tests {
         };
         let coded = Coded::parse(&bytes, shape).unwrap();
         let mut decoded = vec![0; weights.len()];
-        coded.decoder().weights(decoded.iter_mut());
+        coded.decoder().weights(&mut decoded);
         assert_eq!(decoded, weights);
         bytes
     }

@@ -12,7 +12,7 @@ use shared::kernels::{
     ConvParams, DenseParams, DepthwiseParams, DepthwiseWeights, Storage, Weights, lanes, sparse,
     tile,
 };
-use shared::layer::{Layer, ParamShape, Size2};
+use shared::layer::{DepthwiseConv2d, Layer, ParamShape, Shape, Size2};
 use shared::model::{Data, Layout, Step, weight_bytes};
 
 use super::coded;
@@ -117,7 +117,7 @@ pub fn cost(model: &Model, step: &Step) -> Option<Cost> {
 
 /// Instructions, fitted to what layers of many shapes take on the emulated
 /// mps2-an386 (`tests/bench layouts`).
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Table {
     /// Positions of one tile.
     positions: usize,
@@ -126,66 +126,92 @@ struct Table {
     tap: [f64; 2],
     /// For each filter, and where of four positions only the largest is scaled.
     filter: [f64; 2],
-    /// For each word of [`lanes`], or each entry of [`sparse`].
+    /// For each word of [`lanes`], each entry of [`sparse`], or each weight of a
+    /// depthwise layer.
     weight: f64,
+    /// For each filter of a depthwise layer, once: its plane is made.
+    plane: f64,
 }
 
-static CONV_DENSE: Table = Table {
+const CONV_DENSE: Table = Table {
     positions: tile::POSITIONS,
     tile: 340.0,
     tap: [9.0, 29.9],
     filter: [57.3, 44.4],
     weight: 12.46,
+    plane: 0.0,
 };
-static CONV_SPARSE: Table = Table {
+const CONV_SPARSE: Table = Table {
     positions: sparse::POSITIONS,
     tile: 27.7,
     tap: [19.4, 55.2],
     filter: [113.5, 65.0],
     weight: 13.25,
+    plane: 0.0,
 };
-static DENSE_DENSE: Table = Table {
+const DENSE_DENSE: Table = Table {
     positions: 1,
     tile: 1310.0,
     tap: [2.62; 2],
     filter: [99.5; 2],
     weight: 3.73,
+    plane: 0.0,
 };
-static DENSE_SPARSE: Table = Table {
+const DENSE_SPARSE: Table = Table {
     positions: 1,
     tile: 1317.0,
     tap: [0.0; 2],
     filter: [117.0; 2],
     weight: 3.75,
+    plane: 0.0,
 };
 
-static DEPTHWISE_3X3: Table = Table {
-    positions: 1,
-    tile: 0.0,
-    tap: [0.0; 2],
-    filter: [32.0; 2],
-    weight: 0.0,
-};
-static DEPTHWISE: Table = Table {
-    positions: 1,
-    tile: 0.0,
-    tap: [0.0; 2],
-    filter: [60.0; 2],
-    weight: 10.0,
-};
+impl Table {
+    /// Of a depthwise convolution, whose weights meet one position of one channel.
+    fn depthwise(layer: &DepthwiseConv2d, input: Shape) -> Self {
+        let fast = Size2::new(3, 3) == Some(layer.kernel) && layer.stride == Size2::ONE;
+        let rows = layer.kernel.height() as f64;
+        let pixels = (input.height() * input.width()) as f64;
+        let (filter, weight, plane) = match fast {
+            true => (30.2, 0.0, 240.0),
+            false => (76.0 + 33.0 * rows, 4.0, 4.5 * pixels),
+        };
+        Self {
+            positions: 1,
+            tile: 0.0,
+            tap: [0.0; 2],
+            filter: [filter; 2],
+            weight,
+            plane,
+        }
+    }
+}
 
-/// Instructions to decode a layer, fitted to the same: for each weight, each that has a
-/// long code, and each byte.
-static DECODE: [f64; 3] = [20.0, 40.0, 8.0];
+/// Instructions to decode weights, fitted to the same.
+#[derive(Debug)]
+struct Decoding {
+    layer: f64,
+    weight: f64,
+    /// For each weight with a code of more than [`SHORT`] bits.
+    long: f64,
+    byte: f64,
+}
+
+static DECODING: Decoding = Decoding {
+    layer: 4440.0,
+    weight: 17.1,
+    long: 34.3,
+    byte: 4.03,
+};
 
 /// A layer with weights.
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     layer: Layer,
     params: ParamShape,
-    dense: &'static Table,
+    dense: Table,
     /// For a layer that may be sparse.
-    sparse: Option<&'static Table>,
+    sparse: Option<Table>,
     positions: usize,
     pooled: bool,
     /// Whether four channels are gathered at a time.
@@ -205,12 +231,9 @@ impl Candidate {
             false => output.height() * output.width(),
         };
         let (dense, sparse) = match step.layer {
-            Layer::Conv2d(_) => (&CONV_DENSE, Some(&CONV_SPARSE)),
-            Layer::Dense(_) => (&DENSE_DENSE, Some(&DENSE_SPARSE)),
-            Layer::DepthwiseConv2d(layer) => {
-                let fast = Some(layer.kernel) == Size2::new(3, 3) && layer.stride == Size2::ONE;
-                (if fast { &DEPTHWISE_3X3 } else { &DEPTHWISE }, None)
-            }
+            Layer::Conv2d(_) => (CONV_DENSE, Some(CONV_SPARSE)),
+            Layer::Dense(_) => (DENSE_DENSE, Some(DENSE_SPARSE)),
+            Layer::DepthwiseConv2d(layer) => (Table::depthwise(&layer, input), None),
             _ => return None,
         };
         Some(Self {
@@ -247,25 +270,25 @@ impl Candidate {
 
     /// What weights cost that are decoded from this many bytes.
     fn coded(&self, coded: &Coded, bytes: usize) -> Cost {
-        let [weight, long, byte] = DECODE;
-        let decoding = weight * self.params.weights() as f64
-            + long * long_codes(coded) as f64
-            + byte * bytes as f64;
+        let decoding = DECODING.layer
+            + DECODING.weight * self.params.weights() as f64
+            + DECODING.long * long_codes(coded) as f64
+            + DECODING.byte * bytes as f64;
         Cost {
             instructions: self.dense().instructions + decoding as u64,
             bytes,
         }
     }
 
-    fn instructions(&self, table: &Table, weights: usize) -> u64 {
+    fn instructions(&self, table: Table, weights: usize) -> u64 {
         let of_tile = table.tile
             + table.tap[usize::from(!self.fours)] * self.params.fan_in as f64
             + table.filter[usize::from(self.pooled)] * self.params.channels as f64
             + table.weight * weights as f64;
-        (of_tile * self.tiles(table)) as u64
+        (of_tile * self.tiles(table) + table.plane * self.params.channels as f64) as u64
     }
 
-    fn tiles(&self, table: &Table) -> f64 {
+    fn tiles(&self, table: Table) -> f64 {
         self.positions.div_ceil(table.positions) as f64
     }
 
@@ -326,7 +349,7 @@ fn long_codes(coded: &Coded) -> usize {
     let short = coded.counts().iter().take(SHORT).copied().map(usize::from);
     let long: BTreeSet<i8> = coded.values().iter().copied().skip(short.sum()).collect();
     let mut weights = vec![0; coded.shape().weights()];
-    coded.decoder().weights(weights.iter_mut());
+    coded.decoder().weights(&mut weights);
     weights
         .iter()
         .filter(|weight| long.contains(weight))
@@ -338,7 +361,7 @@ mod tests {
     use std::num::NonZeroU16;
 
     use shared::arith::MAX_BIAS;
-    use shared::layer::{Activation, Dense, Shape};
+    use shared::layer::{Activation, Dense};
     use shared::model::{Node, Quant, Resize, Sources};
 
     use super::super::writer::WrittenLayer;
@@ -413,8 +436,8 @@ mod tests {
                 channels: 64,
                 fan_in: 288,
             },
-            dense: &CONV_DENSE,
-            sparse: Some(&CONV_SPARSE),
+            dense: CONV_DENSE,
+            sparse: Some(CONV_SPARSE),
             positions: 121,
             pooled: false,
             fours: true,
