@@ -64,10 +64,10 @@ impl<'a> Coded<'a> {
         if weights.div_ceil(16) > all.stream.len() {
             return Err(Damage::Stream);
         }
-        let Decoder { book, mut stream } = all.decoder();
+        let Decoder { book, stream } = &mut all.decoder();
         let mut bits = 0;
         for _ in 0..weights {
-            bits += u64::from(book.next(&mut stream).length());
+            bits += u64::from(book.next(stream).length());
         }
         if self::bytes(all.values.len(), bits) != bytes.len() as u64 || !all.ends_in_zeros(bits) {
             return Err(Damage::Stream);
@@ -133,10 +133,19 @@ impl<'a> Coded<'a> {
 
     /// Reads the weights from the first one on.
     pub fn decoder(&self) -> Decoder<'a> {
-        Decoder {
-            book: Book::new(self.counts, self.values),
+        let (few, long) = self.counts.split_at_checked(SHORT).unwrap_or_default();
+        let mut decoder = Decoder {
+            book: Book {
+                short: [Code::default(); 1 << SHORT],
+                first: 0,
+                long,
+                values: self.values,
+            },
             stream: Stream::new(self.stream),
-        }
+        };
+        // In place: a copy of the table would take as much stack again.
+        decoder.book.take_short(few);
+        decoder
     }
 
     /// Words that [`Coded::lanes`] writes.
@@ -146,6 +155,7 @@ impl<'a> Coded<'a> {
 
     /// Writes the weights of a convolution or a dense layer as [`super::lanes`] to
     /// [`Coded::lane_words`] words.
+    #[inline(never)] // the decoder's table is gone before anything is multiplied
     pub fn lanes<'s>(&self, to: &'s mut [u32]) -> Lanes<'s> {
         let ParamShape { channels, fan_in } = self.shape;
         let mut decoder = self.decoder();
@@ -244,31 +254,25 @@ pub const SHORT: usize = 8;
 struct Book<'a> {
     /// For each 8 bits the code that they start with; of length 0 where it is longer.
     short: [Code; 1 << SHORT],
-    /// How many of each length are longer, the first one, and the values of those.
-    long: &'a [u8],
+    /// One behind the last of those.
     first: u32,
+    /// How many there are of each greater length, and the values of those.
+    long: &'a [u8],
     values: &'a [i8],
 }
 
 impl<'a> Book<'a> {
-    fn new(counts: &'a [u8], values: &'a [i8]) -> Self {
-        let mut short = [Code::default(); 1 << SHORT];
-        let (mut places, mut values) = (short.iter_mut(), values.iter());
-        let (few, long) = counts.split_at_checked(SHORT).unwrap_or_default();
-        let mut first = 0;
-        for (length, &count) in (1..).zip(few) {
-            first = 2 * first + u32::from(count);
+    /// Brings so many values of each length to their places.
+    fn take_short(&mut self, counts: &[u8]) {
+        let (mut places, mut values) = (self.short.iter_mut(), self.values.iter());
+        for (length, &count) in (1..).zip(counts) {
+            self.first = 2 * self.first + u32::from(count);
             for &value in values.by_ref().take(count.into()) {
                 let same = places.by_ref().take(1 << (SHORT - usize::from(length)));
                 same.for_each(|place| *place = Code::new(value, length));
             }
         }
-        Self {
-            short,
-            long,
-            first,
-            values: values.as_slice(),
-        }
+        self.values = values.as_slice();
     }
 
     /// The next code.

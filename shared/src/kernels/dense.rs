@@ -1,6 +1,6 @@
 //! Fully connected layer.
 
-use super::coded::Decoder;
+use super::coded::{Coded, Decoder};
 use super::lanes::{Lanes, SEGMENT, words};
 use super::{DenseParams, Input, Output, Storage, Weights, target, tile};
 use crate::arith::scale;
@@ -37,18 +37,27 @@ pub fn dense(input: Input, params: DenseParams, output: Output, scratch: &mut [u
             let dot = |unit| target::dot(unit, input.data);
             finish(weights.filters().map(dot), params, output);
         }
-        Weights::Coded(weights) => {
-            let fan_in = input.data.len();
-            let cut = scratch.split_at_mut_checked(wide_words(fan_in));
-            let (wide, lanes) = cut.unwrap_or_default();
-            widen_row(input.data, input.zero_point, wide);
-            let (mut decoder, units) = (weights.decoder(), output.data.len());
-            let pairs = (0..units).step_by(2);
-            let sums =
-                pairs.flat_map(|unit| pair_sums(&mut decoder, units - unit, fan_in, wide, lanes));
-            finish(sums, params, output);
-        }
+        Weights::Coded(weights) => dense_coded(input, weights, params, output, scratch),
     }
+}
+
+/// [`dense`] with coded weights.
+#[inline(never)] // the decoder's table is on the stack for no other layer
+fn dense_coded(
+    input: Input,
+    weights: Coded,
+    params: DenseParams,
+    output: Output,
+    scratch: &mut [u32],
+) {
+    let fan_in = input.data.len();
+    let cut = scratch.split_at_mut_checked(wide_words(fan_in));
+    let (wide, lanes) = cut.unwrap_or_default();
+    widen_row(input.data, input.zero_point, wide);
+    let (mut decoder, units) = (weights.decoder(), output.data.len());
+    let pairs = (0..units).step_by(2);
+    let sums = pairs.flat_map(|unit| pair_sums(&mut decoder, units - unit, fan_in, wide, lanes));
+    finish(sums, params, output);
 }
 
 /// Brings accumulators to the scale of the output.

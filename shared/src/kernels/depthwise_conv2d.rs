@@ -85,6 +85,7 @@ pub struct Filter<'a> {
 /// `out[y, x, o] = clamp(zp + m_o * (bias_o + sum (in[.., o / multiplier] - zp_in) * w[o, ky, kx]))`,
 /// rounded twice as TensorFlow Lite's reference does for convolutions. The output
 /// may be the input where both have one shape.
+#[inline(never)] // the decoder's table is on the stack for no other layer
 pub fn depthwise_conv2d(memory: Memory, conv: DepthwiseConv2d) {
     let DepthwiseConv2d { input, output, .. } = conv;
     let plane = Plane::new(conv.window, output.shape);
