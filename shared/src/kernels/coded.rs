@@ -414,7 +414,7 @@ mod tests {
         let mut at = 8 * 32;
         for value in 0..16 {
             for _ in 0..value.min(15) {
-                bytes[at / 8 ^ 1] |= 0x80 >> (at % 8);
+                bytes[(at / 8) ^ 1] |= 0x80 >> (at % 8);
                 at += 1;
             }
             at += usize::from(value < 15);
