@@ -20,8 +20,8 @@ use shared::layer::{
     Size2,
 };
 use shared::model::{
-    CRC_RANGE, Data, HEADER_BYTES, MAX_FILE, Node, Quant, Sources, VERSION, crc32, weight_bytes,
-    weights_start,
+    CRC_RANGE, Data, HEADER_BYTES, Layout, MAX_FILE, Node, Quant, Sources, VERSION, crc32,
+    weight_bytes, weights_start,
 };
 use shared::{ArenaTooSmall, Engine, Model, ParseError};
 
@@ -568,6 +568,25 @@ fn behind_nine_weights() -> (ParseError, ParseError) {
     let model = Model::parse(&bytes).unwrap();
     let offset = model.steps().next().unwrap().block as usize + 11;
     (ParseError::Stray { offset }, resealed(&bytes, offset, &[1]))
+}
+
+#[test]
+fn a_weight_that_has_no_code_keeps_its_layer_dense() {
+    let quant = documented().input_quant;
+    let mut file = one_layer((4, 4, 1), depthwise(1, square(3)), quant);
+    let mut stored = |weight| {
+        file.layers[0].storage = Storage::Coded;
+        file.layers[0].block = Block::Conv {
+            weights: vec![weight; 9],
+            bias: vec![0],
+            factors: vec![Multiplier::new(0, 0).unwrap()],
+        };
+        let bytes = file.to_bytes().unwrap();
+        let step = Model::parse(&bytes).unwrap().steps().next().unwrap();
+        step.layout
+    };
+    assert_eq!(stored(-127), Layout::Coded { bytes: 20 });
+    assert_eq!(stored(i8::MIN), Layout::Dense);
 }
 
 fn in_the_entries() -> Vec<(ParseError, ParseError)> {

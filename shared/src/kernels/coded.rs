@@ -102,7 +102,7 @@ impl<'a> Coded<'a> {
     fn has_distinct_values(&self) -> bool {
         let again = |(index, value): (usize, &i8)| {
             let before = self.values.get(..index).unwrap_or_default();
-            before.contains(value) || *value == i8::MIN
+            before.iter().any(|old| old == value) || *value == i8::MIN
         };
         !self.values.iter().enumerate().any(again)
     }

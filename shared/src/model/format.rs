@@ -141,15 +141,17 @@ pub struct Place {
 ///
 /// | layer | block |
 /// |---|---|
-/// | `conv2d` | weights as [`lanes`], [`sparse`] or [`Coded`]; int32 biases; int32 mantissas; int8 shifts |
-/// | `depthwise_conv2d` | int8 weights, padded to 4, or [`Coded`]; int32 biases; int32 mantissas; int8 shifts |
-/// | `dense` | weights as [`lanes`], [`sparse`] or [`Coded`]; int32 biases; f64 factors |
+/// | `conv2d` | weights as [`lanes`], [`sparse`] or [`coded`]; int32 biases; int32 mantissas; int8 shifts |
+/// | `depthwise_conv2d` | int8 weights, padded to 4, or [`coded`]; int32 biases; int32 mantissas; int8 shifts |
+/// | `dense` | weights as [`lanes`], [`sparse`] or [`coded`]; int32 biases; f64 factors |
 /// | `add` | int32 mantissa and int32 shift for input a, input b, output |
 /// | `softmax` | int32 mantissa and int32 shift of the input |
 /// | others | nothing |
 ///
 /// Of biases, mantissas, shifts and factors there is an even number: behind an
 /// odd number of channels stands a 0.
+///
+/// [`coded`]: crate::kernels::coded
 pub fn block_bytes(layer: &Layer, layout: Layout, input: Shape) -> usize {
     let per_channel = match layer {
         Layer::Add(_) => return 24,

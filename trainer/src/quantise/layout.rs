@@ -358,10 +358,10 @@ fn long_codes(coded: &Coded) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU16;
+    use std::num::{NonZeroU8, NonZeroU16};
 
-    use shared::arith::MAX_BIAS;
-    use shared::layer::{Activation, Dense};
+    use shared::arith::{MAX_BIAS, Multiplier};
+    use shared::layer::{Activation, Dense, Padding};
     use shared::model::{Node, Quant, Resize, Sources};
 
     use super::super::writer::WrittenLayer;
@@ -461,6 +461,30 @@ mod tests {
         let choices = choose(&mut file, &["only"], Prefer::Speed).unwrap();
         assert_eq!(choices[0].sparse, None);
         assert_eq!(file.layers[0].storage, Storage::Dense);
+    }
+
+    #[test]
+    fn a_depthwise_layer_is_coded_for_size() {
+        let mut file = dense_layer(Vec::new());
+        file.layers[0].node.layer = Layer::DepthwiseConv2d(DepthwiseConv2d {
+            multiplier: NonZeroU8::MIN,
+            kernel: Size2::ONE,
+            stride: Size2::ONE,
+            padding: Padding::Valid,
+            activation: Activation::None,
+        });
+        file.layers[0].block = Block::Conv {
+            weights: (0..400).map(|i| (i % 4) as i8).collect(),
+            bias: vec![0; 400],
+            factors: vec![Multiplier::new(1 << 30, 0).unwrap(); 400],
+        };
+        let choices = choose(&mut file, &["only"], Prefer::Size).unwrap();
+        assert_eq!(choices[0].storage, Storage::Coded);
+        assert_eq!(choices[0].sparse, None);
+        let bytes = choices[0].coded.unwrap().bytes;
+        assert_eq!((choices[0].dense.bytes, bytes), (400, 120)); // 2 bits each
+        let choices = choose(&mut file, &["only"], Prefer::Speed).unwrap();
+        assert_eq!(choices[0].storage, Storage::Dense);
     }
 
     #[test]
