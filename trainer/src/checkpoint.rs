@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use shared::layer::Layer;
 use shared::model::Resize;
 
-use crate::network::{Network, Node, Role};
+use crate::network::{Definition, Network, NetworkError, Node, Role};
+use crate::quantise::Grid;
 
 /// The version of the description that this program writes and reads.
 pub const VERSION: u32 = 1;
@@ -84,6 +85,9 @@ pub struct Checkpoint {
     pub resize: Resize,
     /// By [`Node::tensor_name`]; shapes as in [`Network::tensors_of`].
     pub tensors: BTreeMap<String, Array>,
+    /// By the name of a layer, which values its weights may take; any where it has none.
+    /// A layer with a grid has no batch normalisation.
+    pub grids: BTreeMap<String, Grid>,
     /// Present while the training is not finished.
     pub training: Option<TrainingState>,
 }
@@ -120,6 +124,8 @@ struct Description {
     classes: Vec<String>,
     input: InputScale,
     resize: Resize,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    grids: BTreeMap<String, Grid>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     training: Option<Progress>,
 }
@@ -265,6 +271,46 @@ impl Checkpoint {
         Some(folded)
     }
 
+    /// Puts the weights of every layer that has a grid on it.
+    pub fn snap_to_grids(&mut self) {
+        for node in &self.network.nodes {
+            let weight = self.tensors.get_mut(&node.tensor_name(Role::Weight));
+            if let (Some(grid), Some(weight)) = (self.grids.get(&node.name), weight) {
+                grid.snap(&mut weight.data, channel_of(&node.layer, &weight.shape));
+            }
+        }
+    }
+
+    /// The same network with batch normalisation folded into weights and biases.
+    pub fn without_batch_norm(&self) -> Result<Self, NetworkError> {
+        let mut plain = self.clone();
+        for node in &self.network.nodes {
+            let (Some(norm), Some(weight)) = (self.norm(node), self.tensor(node, Role::Weight)) else {
+                continue;
+            };
+            let (factors, channel_of) = (norm.factors(), channel_of(&node.layer, &weight.shape));
+            let arrays = &mut plain.tensors;
+            if let Some(weight) = arrays.get_mut(&node.tensor_name(Role::Weight)) {
+                for (index, weight) in weight.data.iter_mut().enumerate() {
+                    *weight *= factors[channel_of(index)];
+                }
+            }
+            if let Some(bias) = arrays.get_mut(&node.tensor_name(Role::Bias)) {
+                norm.fold_into_bias(&factors, &mut bias.data);
+            }
+            for role in [Role::Gamma, Role::Beta, Role::Mean, Role::Variance] {
+                arrays.remove(&node.tensor_name(role));
+            }
+        }
+        let nodes = self.network.nodes.iter();
+        let definitions = nodes.map(|node| Definition {
+            batch_norm: false,
+            ..Definition::from(node)
+        });
+        plain.network = Network::new(self.network.input, definitions.collect())?;
+        Ok(plain)
+    }
+
     /// Weights and biases with batch normalisation folded, zeroes counted.
     pub fn parameters(&self) -> usize {
         self.network.parameters()
@@ -297,6 +343,7 @@ impl Checkpoint {
             classes: self.classes.clone(),
             input: self.input,
             resize: self.resize,
+            grids: self.grids.clone(),
             training: self.training.as_ref().map(|state| Progress {
                 step: state.step,
                 run: state.run.clone(),
@@ -334,19 +381,40 @@ struct Norm<'a> {
 
 impl Norm<'_> {
     fn fold_into(&self, layer: &Layer, folded: &mut Folded) {
-        let factor = |(gamma, variance): (&f32, &f32)| {
-            (f64::from(*gamma) / (f64::from(*variance) + NORM_EPSILON).sqrt()) as f32
-        };
-        let factors: Vec<f32> = self.gamma.iter().zip(self.variance).map(factor).collect();
+        let factors = self.factors();
         let channel_of = folded.channel_of(layer);
         for (index, weight) in folded.weights.iter_mut().enumerate() {
             *weight *= factors[channel_of(index)];
         }
-        let offsets = self.beta.iter().zip(self.mean).zip(&factors);
-        for (bias, ((beta, mean), factor)) in folded.bias.iter_mut().zip(offsets) {
+        self.fold_into_bias(&factors, &mut folded.bias);
+    }
+
+    /// What the weights of each channel are multiplied by.
+    fn factors(&self) -> Vec<f32> {
+        let factor = |(gamma, variance): (&f32, &f32)| {
+            (f64::from(*gamma) / (f64::from(*variance) + NORM_EPSILON).sqrt()) as f32
+        };
+        self.gamma.iter().zip(self.variance).map(factor).collect()
+    }
+
+    fn fold_into_bias(&self, factors: &[f32], bias: &mut [f32]) {
+        let offsets = self.beta.iter().zip(self.mean).zip(factors);
+        for (bias, ((beta, mean), factor)) in bias.iter_mut().zip(offsets) {
             *bias = beta + (*bias - mean) * factor;
         }
     }
+}
+
+/// From the position of a weight, in a tensor of this shape as a checkpoint has it, to
+/// its output channel.
+pub(crate) fn channel_of(layer: &Layer, shape: &[usize]) -> impl Fn(usize) -> usize + use<> {
+    let (side, inner) = match layer {
+        Layer::Dense(_) => (shape.get(1).copied(), 1),
+        _ => (shape.first().copied(), shape.iter().skip(1).product()),
+    };
+    let channels = side.unwrap_or(1).max(1);
+    let inner = inner.max(1);
+    move |index| index / inner % channels
 }
 
 /// From the layout of a checkpoint to that of the device.
@@ -429,6 +497,7 @@ impl<'a> Reader<'a> {
             classes,
             input,
             resize,
+            grids,
             ..
         } = self.description;
         Ok(Checkpoint {
@@ -437,6 +506,7 @@ impl<'a> Reader<'a> {
             input,
             resize,
             tensors,
+            grids,
             training,
         })
     }
@@ -446,6 +516,7 @@ impl<'a> Reader<'a> {
             network,
             classes,
             input,
+            grids,
             ..
         } = &self.description;
         let bad = |reason| CheckpointError::BadDescription {
@@ -461,6 +532,13 @@ impl<'a> Reader<'a> {
                 "the input scale {} is not positive",
                 input.scale
             )));
+        }
+        for (name, grid) in grids {
+            let node = network.nodes.iter().find(|node| node.name == *name);
+            let params = node.filter(|node| !node.batch_norm).and_then(|node| network.params(node));
+            if !params.is_some_and(|params| grid.is_valid(params.channels)) {
+                return Err(bad(format!("the grid of layer `{name}` does not fit it")));
+            }
         }
         Ok(())
     }
@@ -572,6 +650,7 @@ mod tests {
             },
             resize: Resize::Crop,
             tensors,
+            grids: BTreeMap::new(),
             training: Some(TrainingState {
                 step: 7,
                 run: "a".into(),

@@ -56,11 +56,14 @@ pub struct Project {
 /// part.
 const HELD_BACK: f32 = 0.2;
 
-/// Both parts of a project's pictures.
+/// The parts of a project's pictures.
 #[derive(Clone, Debug)]
 pub struct Pictures {
     /// To learn from.
     pub train: Dataset,
+    /// To decide on: which of several networks is the better one. `None` without
+    /// `data.validation`.
+    pub validation: Option<Dataset>,
     /// To measure on.
     pub test: Dataset,
 }
@@ -83,6 +86,10 @@ pub struct DataOptions {
     /// Use only this many training pictures of each class.
     #[serde(default)]
     pub per_class: Option<usize>,
+    /// Share of the training pictures, above 0 and below 1, that nothing learns from and
+    /// on which a search decides; none where not given.
+    #[serde(default)]
+    pub validation: Option<f32>,
 }
 
 /// The `[board]` section.
@@ -159,6 +166,10 @@ impl Section for DataOptions {
         (
             "per_class",
             "Use only this many training pictures of each class",
+        ),
+        (
+            "validation",
+            "Share of the training pictures that is held back for decisions, such as 0.1",
         ),
     ];
 }
@@ -305,6 +316,11 @@ impl Project {
         if self.data.per_class == Some(0) {
             return range("data.per_class", "0".into(), "1 or more");
         }
+        let open = |share: &f32| *share > 0.0 && *share < 1.0;
+        if let Some(share) = self.data.validation.filter(|share| !open(share)) {
+            let between = "a share above 0 and below 1, such as 0.1";
+            return range("data.validation", share.to_string(), between);
+        }
         if let Some(accuracy) = self.budget.accuracy.filter(|a| !(0.0..=1.0).contains(a)) {
             let fraction = "a fraction of 1, such as 0.85";
             return range("budget.accuracy", accuracy.to_string(), fraction);
@@ -312,7 +328,7 @@ impl Project {
         Ok(())
     }
 
-    /// The training pictures and the test pictures, in one shape and with the
+    /// The training, validation and test pictures, in one shape and with the
     /// same classes. Where the source has no test part, a fifth of the training
     /// pictures is held back for it.
     pub fn pictures(&self) -> Result<Pictures, DataError> {
@@ -331,7 +347,18 @@ impl Project {
             Some(count) => train.take_per_class(count, self.train.seed)?,
             None => train,
         };
-        Ok(Pictures { train, test })
+        let (train, validation) = match self.data.validation {
+            Some(share) => {
+                let (train, validation) = train.split(share, self.train.seed)?;
+                (train, Some(validation))
+            }
+            None => (train, None),
+        };
+        Ok(Pictures {
+            train,
+            validation,
+            test,
+        })
     }
 
     /// The training options, with the base's path relative to the project's

@@ -8,7 +8,8 @@ use std::time::Instant;
 use clap::Args;
 use espalier::checkpoint::Checkpoint;
 use espalier::compress::clip::clip;
-use espalier::compress::prune::prune;
+use espalier::compress::factorise::factorise;
+use espalier::compress::finetune::finetune;
 use espalier::compress::scale::scale;
 use espalier::compress::{CompressOptions, structured};
 use espalier::config::{Pictures, Project};
@@ -90,12 +91,12 @@ pub fn step(
         stop,
         save: Some(&unfinished),
         save_every: SAVE_EVERY,
-        label: "prune",
+        label: "compress",
     };
     let options = project.train_options();
     let pruned = match project.compress.is_fine_tuned() {
         false => from,
-        true => prune(
+        true => finetune(
             from,
             &trained,
             &data.train,
@@ -137,9 +138,13 @@ fn reduced(trained: &Checkpoint, options: &CompressOptions) -> Result<Checkpoint
         }
     };
     let clipped = clipped(scaled, options);
-    Ok(match options.target_params {
-        Some(target) => structured::remove(&clipped, target)?,
+    let factorised = match &options.factorise {
+        Some(ranks) => factorise(&clipped, ranks)?,
         None => clipped,
+    };
+    Ok(match options.target_params {
+        Some(target) => structured::remove(&factorised, target)?,
+        None => factorised,
     })
 }
 

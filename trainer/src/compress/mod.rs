@@ -2,12 +2,21 @@
 //! checkpoint and gives one back.
 
 pub mod clip;
+pub mod factorise;
+pub mod finetune;
+mod per_layer;
 pub mod prune;
 pub mod scale;
+pub mod share;
 pub mod structured;
+
+use std::num::NonZeroU8;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::per_layer::PerLayer;
+use self::prune::Scope;
 use self::scale::ScaleMode;
 use crate::train::{OutOfRange, first_wrong};
 
@@ -22,16 +31,27 @@ pub struct CompressOptions {
     /// The limit of [`clip::clip`], above 0; none where not given. It holds before the
     /// fine-tuning and behind it.
     pub clip: Option<f32>,
+    /// Depthwise filters for each input channel of a layer in [`factorise::factorise`];
+    /// layers without stay whole.
+    pub factorise: Option<PerLayer<NonZeroU8>>,
     /// Most parameters, zeros counted, that [`structured::remove`] leaves; all where
     /// not given.
     pub target_params: Option<usize>,
-    /// Share of the weights that [`prune::prune`] makes 0, 0 to below 1; 0 for no
-    /// pruning.
+    /// Share of the weights that [`prune`] makes 0, 0 to below 1; 0 for no pruning.
     pub sparsity: f32,
-    /// Passes over the data while pruning, 1 or more.
+    /// Among which weights the smallest are looked for.
+    pub scope: Scope,
+    /// Distinct weights of a layer, 2 to 255: [`share`]. Any where not given.
+    pub share: Option<PerLayer<u8>>,
+    /// Bits of a layer's weights, 2 to 8, where they are not shared. With 8 the int8
+    /// rounding is trained with; where not given, it comes at export.
+    pub bits: Option<PerLayer<u8>>,
+    /// Passes over the data in the fine-tuning, 1 or more.
     pub epochs: usize,
-    /// Highest learning rate while pruning, above 0.
+    /// Highest learning rate of the fine-tuning, above 0.
     pub rate: f64,
+    /// Weight decay of the fine-tuning; that of the training where not given.
+    pub weight_decay: Option<f64>,
     /// Share of the loss that is the distance to what the network said before it was
     /// compressed, 0 to 1; the rest is the distance to the labels.
     pub distill: f32,
@@ -45,10 +65,15 @@ impl Default for CompressOptions {
             scale: 1.0,
             scale_mode: ScaleMode::default(),
             clip: None,
+            factorise: None,
             target_params: None,
             sparsity: 0.9,
+            scope: Scope::default(),
+            share: None,
+            bits: None,
             epochs: 80,
             rate: 1e-3,
+            weight_decay: None,
             distill: 0.0,
             temperature: 4.0,
         }
@@ -71,6 +96,10 @@ impl CompressOptions {
             "Clamp every weight to this far from 0; the parameter count stays",
         ),
         (
+            "factorise",
+            "Split layers in two, this many depthwise filters per channel first: { dense_1 = 2 }",
+        ),
+        (
             "target_params",
             "Remove whole channels and neurons until so many parameters are left, zeros counted",
         ),
@@ -78,8 +107,24 @@ impl CompressOptions {
             "sparsity",
             "Share of the weights that become 0, 0 to below 1",
         ),
-        ("epochs", "Passes over the training pictures while pruning"),
-        ("rate", "Highest learning rate while pruning"),
+        (
+            "scope",
+            "Where the smallest weights are looked for: global or layer",
+        ),
+        (
+            "share",
+            "Distinct weights in a layer, 2 to 255: 16, or { conv2d_1 = 64, '*' = 16 }",
+        ),
+        (
+            "bits",
+            "Bits of the weights that are not shared, 2 to 8: 4, or { conv2d_1 = 8, '*' = 4 }",
+        ),
+        ("epochs", "Passes over the training pictures while fine-tuning"),
+        ("rate", "Highest learning rate while fine-tuning"),
+        (
+            "weight_decay",
+            "Decay of the weights while fine-tuning; train.weight_decay where not given",
+        ),
         (
             "distill",
             "Share of the loss that comes from the uncompressed network's answers, 0 to 1",
@@ -96,6 +141,10 @@ impl CompressOptions {
         let (sparsity, rate) = (self.sparsity, self.rate);
         let (distill, temperature) = (self.distill, self.temperature);
         let positive = |value: f32| wrong(value.into(), value > 0.0 && value.is_finite());
+        let within = |values: &Option<PerLayer<u8>>, range: RangeInclusive<u8>| {
+            let mut values = values.iter().flat_map(PerLayer::values);
+            values.find(|value| !range.contains(value)).map(|value| value.to_string())
+        };
         first_wrong([
             (
                 "compress.scale",
@@ -111,6 +160,18 @@ impl CompressOptions {
                 "compress.sparsity",
                 wrong(sparsity.into(), (0.0..1.0).contains(&sparsity)),
                 "0 or more and below 1",
+            ),
+            (
+                "compress.share",
+                within(&self.share, 2..=255),
+                "2 to 255, for each layer",
+            ),
+            ("compress.bits", within(&self.bits, 2..=8), "2 to 8, for each layer"),
+            (
+                "compress.weight_decay",
+                self.weight_decay
+                    .and_then(|decay| wrong(decay, decay >= 0.0 && decay.is_finite())),
+                "0 or more",
             ),
             (
                 "compress.epochs",
@@ -135,9 +196,15 @@ impl CompressOptions {
         ])
     }
 
-    /// Whether weights go, so that the rest has to be trained on.
+    /// Whether the network changes so that it has to be trained on.
     pub fn is_fine_tuned(&self) -> bool {
-        self.target_params.is_some() || self.sparsity > 0.0
+        let smaller = self.factorise.is_some() || self.target_params.is_some();
+        smaller || self.sparsity > 0.0 || self.has_grids()
+    }
+
+    /// Whether weights are trained on a grid.
+    pub fn has_grids(&self) -> bool {
+        self.share.is_some() || self.bits.is_some()
     }
 }
 
@@ -191,6 +258,7 @@ pub(crate) mod tests {
             },
             resize: Resize::Exact,
             training: None,
+            grids: Default::default(),
             network,
             tensors,
         }

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Flag, Module, Param, ParamId, RunningState};
+use burn::module::{
+    Flag, Module, Param, ParamId, Reparameterization, Reparameterizer, RunningState,
+};
 use burn::nn::conv::Conv2d;
 use burn::nn::pool::{AvgPool2dConfig, MaxPool2dConfig};
 use burn::nn::{BatchNorm, Linear, PaddingConfig2d};
@@ -12,7 +14,8 @@ use burn::tensor::{Bool, Device, Tensor, TensorData};
 use shared::layer::{Activation, Layer, Padding, Pool2d, Shape, Size2};
 
 use super::{Network, Node, Role};
-use crate::checkpoint::{Array, Checkpoint, InputScale, NORM_EPSILON};
+use crate::checkpoint::{Array, Checkpoint, InputScale, NORM_EPSILON, channel_of};
+use crate::quantise::Grid;
 
 /// Share of a new batch in the running mean and variance; Burn's default.
 const NORM_MOMENTUM: f64 = 0.1;
@@ -64,7 +67,8 @@ pub fn pictures_to_tensor(
 }
 
 impl FloatNetwork {
-    /// The network with the tensors of a checkpoint.
+    /// The network with the tensors of a checkpoint. Weights of layers that have a grid
+    /// are on it wherever they are used, and are trained beside it.
     ///
     /// Parameters are numbered in the order of the network, so that the state
     /// of an optimiser fits every copy.
@@ -79,9 +83,13 @@ impl FloatNetwork {
             };
             source.layer()
         });
-        Self {
+        let network = Self {
             layers: layers.collect(),
             network: checkpoint.network.clone(),
+        };
+        match checkpoint.grids.is_empty() {
+            true => network,
+            false => network.apply_reparameterization(Grids(checkpoint)),
         }
     }
 
@@ -105,7 +113,8 @@ impl FloatNetwork {
             .collect()
     }
 
-    /// The present tensors, named and laid out as in a checkpoint.
+    /// The present tensors, named and laid out as in a checkpoint; weights as they were
+    /// before they were put on a grid.
     pub fn to_tensors(&self) -> BTreeMap<String, Array> {
         let mut tensors = BTreeMap::new();
         for (node, layer) in self.network.nodes.iter().zip(&self.layers) {
@@ -181,8 +190,8 @@ impl FloatLayer {
     fn numbers(&self, role: Role) -> Option<Vec<f32>> {
         match role {
             Role::Weight => match (&self.conv, &self.dense) {
-                (Some(conv), _) => Some(numbers(conv.weight.val())),
-                (_, Some(dense)) => Some(numbers(dense.weight.val())),
+                (Some(conv), _) => Some(numbers(conv.weight.base())),
+                (_, Some(dense)) => Some(numbers(dense.weight.base())),
                 _ => None,
             },
             Role::Bias => {
@@ -202,6 +211,61 @@ impl FloatLayer {
                 .as_ref()
                 .map(|norm| numbers(norm.running_var.value_sync())),
         }
+    }
+}
+
+/// Puts a weight on a grid wherever it is read. The gradient passes as if it had not
+/// (Bengio et al. 2013, "Estimating or Propagating Gradients Through Stochastic
+/// Neurons": the straight-through estimator), so that what is trained is the weight
+/// before, and a small step is not lost.
+#[derive(Module, Debug)]
+struct OnGrid {
+    #[module(skip)]
+    grid: Grid,
+    #[module(skip)]
+    layer: Layer,
+}
+
+impl Reparameterization for OnGrid {
+    const NAME: &'static str = "grid";
+
+    fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
+        let (shape, device) = (base.dims(), base.device());
+        let mut values = numbers(base.clone());
+        self.grid.snap(&mut values, channel_of(&self.layer, &shape));
+        let snapped = Tensor::from_data(TensorData::new(values, shape), &device);
+        match device.is_autodiff() {
+            // The difference is 0, but for the gradient.
+            true => base.clone() - base.detach() + snapped,
+            false => snapped,
+        }
+    }
+}
+
+/// Gives each layer its grid.
+struct Grids<'a>(&'a Checkpoint);
+
+impl Reparameterizer for Grids<'_> {
+    type Reparam = OnGrid;
+
+    fn reparameterize<const D: usize>(
+        &mut self,
+        path: &str,
+        param: Param<Tensor<D>>,
+    ) -> (Param<Tensor<D>>, Option<OnGrid>) {
+        // Such as `layers.3.conv.weight`.
+        let mut parts = path.split('.');
+        let index = parts.nth(1).and_then(|index| index.parse::<usize>().ok());
+        let node = index.and_then(|index| self.0.network.nodes.get(index));
+        let on_grid = node.filter(|_| parts.next_back() == Some("weight"));
+        let on_grid = on_grid.and_then(|node| {
+            let grid = self.0.grids.get(&node.name)?.clone();
+            Some(OnGrid {
+                grid,
+                layer: node.layer,
+            })
+        });
+        (param, on_grid)
     }
 }
 
@@ -362,6 +426,7 @@ mod tests {
             },
             resize: Resize::Exact,
             training: None,
+            grids: Default::default(),
             network,
             tensors,
         }

@@ -61,6 +61,17 @@ pub struct Definition {
     pub batch_norm: bool,
 }
 
+impl From<&Node> for Definition {
+    fn from(node: &Node) -> Self {
+        Self {
+            name: node.name.clone(),
+            layer: node.layer,
+            inputs: node.inputs.clone(),
+            batch_norm: node.batch_norm,
+        }
+    }
+}
+
 /// What is stored of a network: everything that cannot be computed.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -9,6 +9,7 @@ use shared::model::{Node as WireNode, Quant, SOFTMAX_QUANT, Sources};
 use super::calibrate::Ranges;
 use super::dead::remove_dead_channels;
 use super::factor;
+use super::grid::{Grid, Levels};
 use super::layout::{Choice, Prefer, choose};
 use super::writer::{Block, ModelFile, WriteError, WrittenLayer};
 use crate::checkpoint::{Checkpoint, Folded};
@@ -200,7 +201,8 @@ fn block(
             {
                 return Err(ExportError::NotFinite { layer: layer() });
             }
-            let channels = Channels::quantise(&folded, &node.layer, input);
+            let grid = checkpoint.grids.get(&node.name);
+            let channels = Channels::quantise(&folded, &node.layer, input, grid);
             let real = |scale: &f32| factor::real(input, *scale, output.scale);
             if matches!(node.layer, Layer::Dense(_)) {
                 return Ok(Block::Dense {
@@ -232,38 +234,24 @@ struct Channels {
 }
 
 impl Channels {
-    /// Symmetric per output channel: scale = max |w| / 127.
-    fn quantise(folded: &Folded, layer: &Layer, input_scale: f32) -> Self {
+    /// On the grid of the layer, or symmetric per output channel: scale = max |w| / 127.
+    fn quantise(folded: &Folded, layer: &Layer, input_scale: f32, grid: Option<&Grid>) -> Self {
         let channel_of = folded.channel_of(layer);
-        let mut largest = vec![0f32; folded.bias.len()];
-        for (index, w) in folded.weights.iter().enumerate() {
-            let channel = &mut largest[channel_of(index)];
-            *channel = channel.max(w.abs());
-        }
-        let scales: Vec<f32> = largest
-            .iter()
-            .zip(&folded.bias)
-            .map(|(&largest, &bias)| weight_scale(largest, bias, input_scale))
-            .collect();
-        let weights = folded.weights.iter().enumerate();
-        let weights = weights.map(|(index, w)| (w / scales[channel_of(index)]).round() as i8);
-        let bias = folded.bias.iter().zip(&scales).map(|(&bias, &scale)| {
+        let fitted = || {
+            let channels = folded.bias.len();
+            Grid::fit(&folded.weights, &channel_of, channels, Levels::Bits(8))
+        };
+        let grid = grid.cloned().unwrap_or_else(fitted);
+        let grid = grid.with_room_for(&folded.bias, input_scale);
+        let bias = folded.bias.iter().zip(grid.scales()).map(|(&bias, &scale)| {
             let unit = f64::from(input_scale) * f64::from(scale);
             let limit = f64::from(MAX_BIAS);
             (f64::from(bias) / unit).round().clamp(-limit, limit) as i32
         });
         Self {
-            weights: weights.collect(),
             bias: bias.collect(),
-            scales: scales.clone(),
+            weights: grid.integers(&folded.weights, &channel_of),
+            scales: grid.scales().to_vec(),
         }
     }
-}
-
-/// max |w| / 127, or larger where the bias would leave [`MAX_BIAS`] (a channel
-/// whose weights were all pruned still has one); 1 for a channel of zeroes.
-fn weight_scale(largest: f32, bias: f32, input_scale: f32) -> f32 {
-    let for_bias = bias.abs() / (input_scale * MAX_BIAS as f32);
-    let scale = (largest / 127.0).max(for_bias);
-    if scale.is_normal() { scale } else { 1.0 }
 }

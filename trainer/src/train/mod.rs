@@ -25,7 +25,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::{Dataset, PictureShape};
 use crate::network::{FloatNetwork, NetworkError, numbers, pictures_to_tensor};
 
-pub(crate) use run::{Job, Sparsifier, Teacher, run};
+pub(crate) use run::{Constraint, Job, Teacher, run};
 pub use start::start;
 
 /// Pictures in one batch of [`evaluate`].
@@ -134,7 +134,7 @@ pub struct Hooks<'a> {
     /// Where an unfinished training is saved, for [`Checkpoint::load`] and
     /// another call of the same function.
     pub save: Option<&'a Path>,
-    /// How often.
+    /// How often, or less often where saving takes long.
     pub save_every: Duration,
     /// First word of the progress bar.
     pub label: &'a str,
@@ -245,7 +245,7 @@ pub fn train(
         data,
         options,
         augmentation,
-        sparsifier: None,
+        constraint: None,
         teacher: None,
         hooks,
     };

@@ -22,12 +22,16 @@ use crate::network::{FloatNetwork, Masks, Network, numbers};
 /// them the bits, do not depend on the number of cores.
 const SHARD: usize = 16;
 
-/// Zeroes weights while a network is trained. A weight that is 0 stays 0.
-pub(crate) trait Sparsifier {
-    /// Zeroes the weights that are due before a step (from 0).
-    fn zero(&self, step: usize, steps: usize, checkpoint: &mut Checkpoint);
-    /// Whether anything is due before a step.
+/// A pause between two saves is at least this many times as long as a save.
+const SAVE_SHARE: u32 = 20;
+
+/// Changes a network while it is trained: its weights, or what they may be. A weight that
+/// is 0 stays 0.
+pub(crate) trait Constraint {
+    /// Whether anything is due before a step (from 0).
     fn due(&self, step: usize, steps: usize) -> bool;
+    /// Does what is due.
+    fn apply(&self, step: usize, steps: usize, checkpoint: &mut Checkpoint);
 }
 
 /// A network that another one is to answer like.
@@ -61,7 +65,7 @@ pub(crate) struct Job<'a> {
     pub data: &'a Dataset,
     pub options: &'a TrainOptions,
     pub augmentation: &'a Augmentation,
-    pub sparsifier: Option<&'a dyn Sparsifier>,
+    pub constraint: Option<&'a dyn Constraint>,
     pub teacher: Option<Teacher<'a>>,
     pub hooks: &'a Hooks<'a>,
     /// Identifies the job; a training goes on only under the same.
@@ -71,19 +75,21 @@ pub(crate) struct Job<'a> {
 /// Trains until the last step.
 pub(crate) fn run(start: Checkpoint, job: &Job) -> Result<Checkpoint, TrainError> {
     let mut run = Run::new(start, job)?;
-    let mut saved = Instant::now();
+    let (mut saved, mut pause) = (Instant::now(), job.hooks.save_every);
     while run.step < run.steps {
-        run.sparsify();
+        run.constrain();
         run.train_step()?;
         if job.hooks.stop.load(Ordering::Relaxed) {
             return Err(run.interrupted()?);
         }
-        if saved.elapsed() >= job.hooks.save_every {
+        if saved.elapsed() >= pause {
+            let begin = Instant::now();
             run.save()?;
             saved = Instant::now();
+            pause = job.hooks.save_every.max(SAVE_SHARE * begin.elapsed());
         }
     }
-    run.sparsify();
+    run.constrain();
     run.checkpoint.tensors = run.network.to_tensors();
     Ok(run.checkpoint)
 }
@@ -121,7 +127,7 @@ impl<'a> Run<'a> {
         };
         Ok(Self {
             progress: Progress::new(job.hooks.label, step, steps, batches.per_epoch),
-            masks: job.sparsifier.map(|_| network.masks()),
+            masks: job.constraint.map(|_| network.masks()),
             teacher: job.teacher.map(Teacher::with_network),
             workers: Workers::new(),
             shard: shard(&checkpoint.network),
@@ -182,13 +188,13 @@ impl<'a> Run<'a> {
         self.network = network;
     }
 
-    fn sparsify(&mut self) {
-        let Some(sparsifier) = self.job.sparsifier else {
+    fn constrain(&mut self) {
+        let Some(constraint) = self.job.constraint else {
             return;
         };
-        if sparsifier.due(self.step, self.steps) {
+        if constraint.due(self.step, self.steps) {
             self.checkpoint.tensors = self.network.to_tensors();
-            sparsifier.zero(self.step, self.steps, &mut self.checkpoint);
+            constraint.apply(self.step, self.steps, &mut self.checkpoint);
             // Its parameters keep their numbers, so that the optimiser still fits.
             self.network = FloatNetwork::new(&self.checkpoint, &self.device);
             self.masks = Some(self.network.masks());

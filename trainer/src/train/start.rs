@@ -23,6 +23,7 @@ pub fn start(
         classes: data.classes.clone(),
         input: input_scale(data),
         training: None,
+        grids: Default::default(),
         network,
         resize,
     };

@@ -1,0 +1,146 @@
+//! What is left of a network is trained on: weights go to 0 meanwhile, and go on their
+//! grids, and the network that it was before teaches.
+
+use super::share::fit_grids;
+use super::{CompressOptions, prune};
+use crate::augment::Augmentation;
+use crate::checkpoint::Checkpoint;
+use crate::data::Dataset;
+use crate::train::{
+    Constraint, Hooks, Job, Teacher, TrainError, TrainOptions, check_data, key, run,
+};
+
+/// Share of the steps from which on weights are on their grids.
+const ON_GRIDS_FROM: f64 = 0.4;
+/// Share of the steps from which on the grids stay what they are.
+const GRIDS_STAY_FROM: f64 = 0.8;
+/// Times at which the grids are fitted again between.
+const FITS: usize = 40;
+
+/// Trains `start` on, or goes on where that was stopped; `trained` is the network as it
+/// was before anything was taken from it, the teacher of `options.distill`.
+///
+/// In the result at least the share `options.sparsity` of the weights (biases and
+/// normalisation do not count) is exactly 0, and the weights of layers with
+/// `options.bits` or `options.share` are on their grids. Epochs and rate are those of
+/// `options`, the rest of the training is as in `train`.
+pub fn finetune(
+    start: Checkpoint,
+    trained: &Checkpoint,
+    data: &Dataset,
+    options: &CompressOptions,
+    train: &TrainOptions,
+    augmentation: &Augmentation,
+    hooks: &Hooks,
+) -> Result<Checkpoint, TrainError> {
+    check_data(&start, data)?;
+    check_data(trained, data)?;
+    let start = match options.has_grids() {
+        true => start.without_batch_norm()?,
+        false => start,
+    };
+    let train = TrainOptions {
+        epochs: options.epochs,
+        rate: options.rate,
+        weight_decay: options.weight_decay.unwrap_or(train.weight_decay),
+        base: None,
+        ..train.clone()
+    };
+    let job = Job {
+        key: key(data, &train, augmentation, Some((options, trained))),
+        constraint: Some(options),
+        teacher: (options.distill > 0.0).then_some(Teacher {
+            checkpoint: trained,
+            share: options.distill,
+            temperature: options.temperature,
+        }),
+        options: &train,
+        data,
+        augmentation,
+        hooks,
+    };
+    let mut tuned = run(start, &job)?;
+    tuned.snap_to_grids();
+    Ok(tuned)
+}
+
+impl Constraint for CompressOptions {
+    fn due(&self, step: usize, steps: usize) -> bool {
+        prune::due(step, steps) || self.has_grids() && fit_due(step, steps)
+    }
+
+    fn apply(&self, step: usize, steps: usize, checkpoint: &mut Checkpoint) {
+        if prune::due(step, steps) {
+            prune::zero_smallest(checkpoint, prune::sparsity(step, steps, self.sparsity), self.scope);
+        }
+        if self.has_grids() && fit_due(step, steps) {
+            fit_grids(checkpoint, self);
+        }
+    }
+}
+
+/// Whether the grids are fitted before a step.
+fn fit_due(step: usize, steps: usize) -> bool {
+    let at = |share: f64| (steps as f64 * share) as usize;
+    let (first, last) = (at(ON_GRIDS_FROM), at(GRIDS_STAY_FROM));
+    let every = (last - first).div_ceil(FITS).max(1);
+    (first..=last).contains(&step) && (step - first).is_multiple_of(every)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::compress::PerLayer;
+    use crate::network::Role;
+    use crate::train::tests::{augmentation, data, in_single_steps, options, untrained};
+
+    fn to_eight_values() -> CompressOptions {
+        CompressOptions {
+            sparsity: 0.0,
+            share: Some(PerLayer::All(8)),
+            bits: None,
+            epochs: 5,
+            rate: 0.01,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn grids_are_fitted_from_the_middle_on() {
+        let due: Vec<usize> = (0..=1000).filter(|&step| fit_due(step, 1000)).collect();
+        assert_eq!((due.len(), due[0], due[due.len() - 1]), (FITS + 1, 400, 800));
+        // Ever so few steps have one.
+        assert!((0..=1).any(|step| fit_due(step, 1)));
+    }
+
+    #[test]
+    fn weights_end_on_their_grid_and_resume_bit_for_bit() {
+        for batch_norm in [false, true] {
+            let teacher = untrained(batch_norm);
+            let run = |checkpoint, hooks: &Hooks| {
+                finetune(
+                    checkpoint,
+                    &teacher,
+                    &data(),
+                    &to_eight_values(),
+                    &options(),
+                    &augmentation(),
+                    hooks,
+                )
+            };
+            let tuned = run(untrained(batch_norm), &Hooks::default()).unwrap();
+            for node in &tuned.network.nodes {
+                let Some(weight) = tuned.tensor(node, Role::Weight) else {
+                    continue;
+                };
+                let grid = &tuned.grids[&node.name];
+                assert!(grid.levels().len() <= 8);
+                let mut snapped = weight.data.clone();
+                grid.snap(&mut snapped, crate::checkpoint::channel_of(&node.layer, &weight.shape));
+                assert_eq!(snapped, weight.data);
+            }
+            assert_eq!(in_single_steps(untrained(batch_norm), run), tuned);
+        }
+    }
+}
