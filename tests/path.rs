@@ -195,7 +195,7 @@ fn dead_channels_change_no_byte() {
     let load = |part| data::load(&source, part, &Options::default()).unwrap();
     let (train, test) = (load(Part::Train), load(Part::Test));
     let checkpoint = Checkpoint::load(&built.path().join("out/pruned.safetensors")).unwrap();
-    let ranges = calibrate(&checkpoint, &train, ExportOptions::default().calibration).unwrap();
+    let ranges = calibrate(&checkpoint, &train, &ExportOptions::default()).unwrap();
     let [full, small] = [false, true].map(|remove_dead| {
         let options = ExportOptions {
             remove_dead,

@@ -285,7 +285,8 @@ impl Checkpoint {
     pub fn without_batch_norm(&self) -> Result<Self, NetworkError> {
         let mut plain = self.clone();
         for node in &self.network.nodes {
-            let (Some(norm), Some(weight)) = (self.norm(node), self.tensor(node, Role::Weight)) else {
+            let (Some(norm), Some(weight)) = (self.norm(node), self.tensor(node, Role::Weight))
+            else {
                 continue;
             };
             let (factors, channel_of) = (norm.factors(), channel_of(&node.layer, &weight.shape));
@@ -535,7 +536,9 @@ impl<'a> Reader<'a> {
         }
         for (name, grid) in grids {
             let node = network.nodes.iter().find(|node| node.name == *name);
-            let params = node.filter(|node| !node.batch_norm).and_then(|node| network.params(node));
+            let params = node
+                .filter(|node| !node.batch_norm)
+                .and_then(|node| network.params(node));
             if !params.is_some_and(|params| grid.is_valid(params.channels)) {
                 return Err(bad(format!("the grid of layer `{name}` does not fit it")));
             }

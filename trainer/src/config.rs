@@ -201,6 +201,10 @@ impl Section for ExportOptions {
             "calibration",
             "Training pictures whose value ranges are measured",
         ),
+        (
+            "method",
+            "What int8 covers of them: min-max, percentile (99.99 %) or mse (least error)",
+        ),
         ("golden", "Self-test vectors in the model file, 0 to 255"),
         (
             "remove_dead",

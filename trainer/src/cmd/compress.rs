@@ -7,12 +7,15 @@ use std::time::Instant;
 
 use clap::Args;
 use espalier::checkpoint::Checkpoint;
+use espalier::compress::CompressOptions;
 use espalier::compress::clip::clip;
 use espalier::compress::factorise::factorise;
 use espalier::compress::finetune::finetune;
+use espalier::compress::importance::importance;
 use espalier::compress::scale::scale;
-use espalier::compress::{CompressOptions, structured};
+use espalier::compress::structured::{Preference, Shrinking};
 use espalier::config::{Pictures, Project};
+use espalier::data::Dataset;
 use espalier::score::Score;
 use espalier::train::Hooks;
 use serde::Serialize;
@@ -85,7 +88,7 @@ pub fn step(
     let unfinished = project.output(UNFINISHED);
     let from = match resume {
         true => Checkpoint::load(&unfinished)?,
-        false => reduced(&trained, &project.compress)?,
+        false => reduced(&trained, &data.train, &project.compress)?,
     };
     let hooks = Hooks {
         stop,
@@ -129,7 +132,11 @@ pub fn step(
 }
 
 /// What is left to fine-tune.
-fn reduced(trained: &Checkpoint, options: &CompressOptions) -> Result<Checkpoint, Error> {
+fn reduced(
+    trained: &Checkpoint,
+    data: &Dataset,
+    options: &CompressOptions,
+) -> Result<Checkpoint, Error> {
     let scaled = match options.scale {
         1.0 => trained.clone(),
         factor => {
@@ -142,10 +149,12 @@ fn reduced(trained: &Checkpoint, options: &CompressOptions) -> Result<Checkpoint
         Some(ranks) => factorise(&clipped, ranks)?,
         None => clipped,
     };
-    Ok(match options.target_params {
-        Some(target) => structured::remove(&factorised, target)?,
-        None => factorised,
-    })
+    let Some(target) = options.target_params else {
+        return Ok(factorised);
+    };
+    let importance = importance(&factorised, options.importance, data)?;
+    let shrinking = Shrinking::new(&factorised, &importance, &Preference::new());
+    Ok(shrinking.after(shrinking.steps_to(target)?)?)
 }
 
 fn warn_of_softmax(trained: &Checkpoint, factor: f32) {

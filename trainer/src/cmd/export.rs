@@ -65,7 +65,7 @@ pub fn step(
     checkpoint: &Checkpoint,
 ) -> Result<(Vec<u8>, Exported), Error> {
     let board = Board::named(&project.board.name)?;
-    let ranges = calibrate(checkpoint, train, project.export.calibration)?;
+    let ranges = calibrate(checkpoint, train, &project.export)?;
     let quantise::Exported {
         bytes,
         dead_channels,

@@ -71,7 +71,11 @@ impl Constraint for CompressOptions {
 
     fn apply(&self, step: usize, steps: usize, checkpoint: &mut Checkpoint) {
         if prune::due(step, steps) {
-            prune::zero_smallest(checkpoint, prune::sparsity(step, steps, self.sparsity), self.scope);
+            prune::zero_smallest(
+                checkpoint,
+                prune::sparsity(step, steps, self.sparsity),
+                self.scope,
+            );
         }
         if self.has_grids() && fit_due(step, steps) {
             fit_grids(checkpoint, self);
@@ -109,7 +113,10 @@ mod tests {
     #[test]
     fn grids_are_fitted_from_the_middle_on() {
         let due: Vec<usize> = (0..=1000).filter(|&step| fit_due(step, 1000)).collect();
-        assert_eq!((due.len(), due[0], due[due.len() - 1]), (FITS + 1, 400, 800));
+        assert_eq!(
+            (due.len(), due[0], due[due.len() - 1]),
+            (FITS + 1, 400, 800)
+        );
         // Ever so few steps have one.
         assert!((0..=1).any(|step| fit_due(step, 1)));
     }
@@ -137,7 +144,10 @@ mod tests {
                 let grid = &tuned.grids[&node.name];
                 assert!(grid.levels().len() <= 8);
                 let mut snapped = weight.data.clone();
-                grid.snap(&mut snapped, crate::checkpoint::channel_of(&node.layer, &weight.shape));
+                grid.snap(
+                    &mut snapped,
+                    crate::checkpoint::channel_of(&node.layer, &weight.shape),
+                );
                 assert_eq!(snapped, weight.data);
             }
             assert_eq!(in_single_steps(untrained(batch_norm), run), tuned);

@@ -2,11 +2,14 @@
 //! checkpoint and gives one back.
 
 pub mod clip;
+pub mod cost;
 pub mod factorise;
 pub mod finetune;
+pub mod importance;
 mod per_layer;
 pub mod prune;
 pub mod scale;
+pub mod search;
 pub mod share;
 pub mod structured;
 
@@ -15,9 +18,11 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
+use self::importance::Measure;
 pub use self::per_layer::PerLayer;
 use self::prune::Scope;
 use self::scale::ScaleMode;
+use self::search::Targets;
 use crate::train::{OutOfRange, first_wrong};
 
 /// The `[compress]` section: what is done, in the order of the keys.
@@ -34,9 +39,24 @@ pub struct CompressOptions {
     /// Depthwise filters for each input channel of a layer in [`factorise::factorise`];
     /// layers without stay whole.
     pub factorise: Option<PerLayer<NonZeroU8>>,
-    /// Most parameters, zeros counted, that [`structured::remove`] leaves; all where
-    /// not given.
+    /// What makes a channel important to [`structured`].
+    pub importance: Measure,
+    /// Most parameters, zeros counted, that [`structured`] leaves; all where not given.
     pub target_params: Option<usize>,
+    /// Most bytes of the model file: [`search`].
+    pub target_model_bytes: Option<usize>,
+    /// Most bytes of flash, model and firmware: [`search`].
+    pub target_flash: Option<usize>,
+    /// Most bytes of RAM, arena, statics and stack: [`search`].
+    pub target_ram: Option<usize>,
+    /// Most instructions of one inference on the emulated board: [`search`].
+    pub target_instructions: Option<u64>,
+    /// Most percentage points of accuracy on the validation pictures that may be lost,
+    /// from the float network to the int8 model. With any target, [`search`] looks for the
+    /// best network within it.
+    pub max_drop: Option<f64>,
+    /// Passes over the data of one trial of a search, 1 or more.
+    pub trial_epochs: usize,
     /// Share of the weights that [`prune`] makes 0, 0 to below 1; 0 for no pruning.
     pub sparsity: f32,
     /// Among which weights the smallest are looked for.
@@ -66,7 +86,14 @@ impl Default for CompressOptions {
             scale_mode: ScaleMode::default(),
             clip: None,
             factorise: None,
+            importance: Measure::default(),
             target_params: None,
+            target_model_bytes: None,
+            target_flash: None,
+            target_ram: None,
+            target_instructions: None,
+            max_drop: None,
+            trial_epochs: 2,
             sparsity: 0.9,
             scope: Scope::default(),
             share: None,
@@ -100,8 +127,27 @@ impl CompressOptions {
             "Split layers in two, this many depthwise filters per channel first: { dense_1 = 2 }",
         ),
         (
+            "importance",
+            "Which channels go last: magnitude, taylor or batch-norm",
+        ),
+        (
             "target_params",
             "Remove whole channels and neurons until so many parameters are left, zeros counted",
+        ),
+        ("target_model_bytes", "Most bytes of the model file"),
+        ("target_flash", "Most bytes of flash, model and firmware"),
+        ("target_ram", "Most bytes of RAM: arena, statics and stack"),
+        (
+            "target_instructions",
+            "Most instructions of one inference on the emulated board",
+        ),
+        (
+            "max_drop",
+            "Most points of validation accuracy that may be lost; with a target, search for the best network",
+        ),
+        (
+            "trial_epochs",
+            "Passes over the training pictures in one trial of a search",
         ),
         (
             "sparsity",
@@ -119,7 +165,10 @@ impl CompressOptions {
             "bits",
             "Bits of the weights that are not shared, 2 to 8: 4, or { conv2d_1 = 8, '*' = 4 }",
         ),
-        ("epochs", "Passes over the training pictures while fine-tuning"),
+        (
+            "epochs",
+            "Passes over the training pictures while fine-tuning",
+        ),
         ("rate", "Highest learning rate while fine-tuning"),
         (
             "weight_decay",
@@ -143,7 +192,9 @@ impl CompressOptions {
         let positive = |value: f32| wrong(value.into(), value > 0.0 && value.is_finite());
         let within = |values: &Option<PerLayer<u8>>, range: RangeInclusive<u8>| {
             let mut values = values.iter().flat_map(PerLayer::values);
-            values.find(|value| !range.contains(value)).map(|value| value.to_string())
+            values
+                .find(|value| !range.contains(value))
+                .map(|value| value.to_string())
         };
         first_wrong([
             (
@@ -162,11 +213,26 @@ impl CompressOptions {
                 "0 or more and below 1",
             ),
             (
+                "compress.max_drop",
+                self.max_drop
+                    .and_then(|drop| wrong(drop, (0.0..=100.0).contains(&drop))),
+                "0 to 100, in percentage points",
+            ),
+            (
+                "compress.trial_epochs",
+                wrong(self.trial_epochs as f64, self.trial_epochs > 0),
+                "1 or more",
+            ),
+            (
                 "compress.share",
                 within(&self.share, 2..=255),
                 "2 to 255, for each layer",
             ),
-            ("compress.bits", within(&self.bits, 2..=8), "2 to 8, for each layer"),
+            (
+                "compress.bits",
+                within(&self.bits, 2..=8),
+                "2 to 8, for each layer",
+            ),
             (
                 "compress.weight_decay",
                 self.weight_decay
@@ -198,8 +264,28 @@ impl CompressOptions {
 
     /// Whether the network changes so that it has to be trained on.
     pub fn is_fine_tuned(&self) -> bool {
-        let smaller = self.factorise.is_some() || self.target_params.is_some();
+        let smaller = self.factorise.is_some() || !self.targets().is_empty();
         smaller || self.sparsity > 0.0 || self.has_grids()
+    }
+
+    /// What the network may cost.
+    pub fn targets(&self) -> Targets {
+        Targets {
+            params: self.target_params.map(|most| most as u64),
+            model_bytes: self.target_model_bytes.map(|most| most as u64),
+            flash: self.target_flash.map(|most| most as u64),
+            ram: self.target_ram.map(|most| most as u64),
+            instructions: self.target_instructions,
+        }
+    }
+
+    /// Whether the best network is searched for.
+    pub fn is_search(&self) -> bool {
+        let parameters_alone = Targets {
+            params: self.targets().params,
+            ..Targets::default()
+        };
+        self.max_drop.is_some() || self.targets() != parameters_alone
     }
 
     /// Whether weights are trained on a grid.

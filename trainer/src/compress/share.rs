@@ -10,7 +10,9 @@ impl CompressOptions {
     pub fn levels(&self, layer: &str) -> Option<Levels> {
         let shared = self.share.as_ref().and_then(|share| share.of(layer));
         let bits = || self.bits.as_ref().and_then(|bits| bits.of(layer));
-        shared.map(Levels::Shared).or_else(|| bits().map(Levels::Bits))
+        shared
+            .map(Levels::Shared)
+            .or_else(|| bits().map(Levels::Bits))
     }
 }
 
@@ -36,7 +38,10 @@ pub fn distinct_weights(checkpoint: &Checkpoint) -> usize {
             Some(grid) => {
                 let channel_of = channel_of(&node.layer, &weight.shape);
                 let integers = grid.integers(&weight.data, channel_of);
-                integers.into_iter().map(|integer| integer as u8 as u32).collect()
+                integers
+                    .into_iter()
+                    .map(|integer| integer as u8 as u32)
+                    .collect()
             }
             None => weight.data.iter().map(|weight| weight.to_bits()).collect(),
         };

@@ -7,9 +7,12 @@
 //! and a flatten spreads it over many inputs of the next dense layer. All channels
 //! that can only go together are one unit.
 
+use std::collections::BTreeMap;
+
 use shared::layer::Layer;
 
-use crate::checkpoint::{Array, Checkpoint, Folded};
+use super::importance::Importance;
+use crate::checkpoint::{Array, Checkpoint};
 use crate::network::{Definition, Network, NetworkError, Node, Role};
 
 /// Why no smaller network was made.
@@ -30,36 +33,83 @@ pub enum StructuredError {
     Network(#[from] NetworkError),
 }
 
-/// Removes the least important unit, again and again, until the network has at most
-/// `target` parameters (weights and biases, batch normalisation folded, zeros counted).
+/// How much more than others the channels of a layer are worth: layers that are not named
+/// have 1.
+pub type Preference = BTreeMap<String, f64>;
+
+/// A network that loses its least important unit, again and again.
 ///
-/// The importance of a channel is the Euclidean norm of its weights (Li et al. 2017,
-/// "Pruning Filters for Efficient ConvNets", take the sum of their sizes) over the mean
-/// norm in its layer, so that layers compare, and over the share of the layer that is
-/// left, so that none is worn down to a bottleneck. A unit has the importance of all
-/// its channels together.
+/// The importance of a channel is over the mean in its layer, so that layers compare,
+/// and over the share of the layer that is left, so that none is worn down to a
+/// bottleneck. A unit has the importance of all its channels together.
 ///
 /// What is left computes what the whole network would if the channels that are gone
 /// were always 0; it has to be trained on.
-pub fn remove(checkpoint: &Checkpoint, target: usize) -> Result<Checkpoint, StructuredError> {
-    let network = &checkpoint.network;
-    let units = Units::new(network);
-    let norms = units.norms(checkpoint);
-    let mut kept = Kept::all(network, &units);
-    while kept.params() > target {
-        let candidates = kept.removable().map(|unit| {
-            let norms = norms[unit].iter();
-            let importance = norms.map(|&(tensor, norm)| norm / kept.share(tensor));
-            (unit, importance.sum::<f64>())
-        });
-        let least = candidates.min_by(|a, b| a.1.total_cmp(&b.1));
-        let Some((unit, _)) = least else {
-            let least = kept.params();
-            return Err(StructuredError::Target { target, least });
-        };
-        kept = kept.without(unit);
+pub struct Shrinking<'a> {
+    checkpoint: &'a Checkpoint,
+    units: Units,
+    /// The units in the order in which they go.
+    order: Vec<usize>,
+    /// Parameters after so many have gone.
+    params: Vec<usize>,
+}
+
+impl<'a> Shrinking<'a> {
+    /// Finds the order.
+    pub fn new(
+        checkpoint: &'a Checkpoint,
+        importance: &Importance,
+        preference: &Preference,
+    ) -> Self {
+        let network = &checkpoint.network;
+        let units = Units::new(network);
+        let worth = units.worth(network, importance, preference);
+        let mut kept = Kept::all(network, &units);
+        let (mut order, mut params) = (Vec::new(), vec![kept.params()]);
+        loop {
+            let candidates = kept.removable().map(|unit| {
+                let worth = worth[unit].iter();
+                let worth = worth.map(|&(tensor, worth)| worth / kept.share(tensor));
+                (unit, worth.sum::<f64>())
+            });
+            let least = candidates.min_by(|a, b| a.1.total_cmp(&b.1));
+            let Some((unit, _)) = least else { break };
+            kept.remove(unit);
+            order.push(unit);
+            params.push(kept.params());
+        }
+        Self {
+            checkpoint,
+            units,
+            order,
+            params,
+        }
     }
-    kept.apply(checkpoint)
+
+    /// Units that can go.
+    pub fn steps(&self) -> usize {
+        self.order.len()
+    }
+
+    /// The network without the first `steps` units.
+    pub fn after(&self, steps: usize) -> Result<Checkpoint, StructuredError> {
+        let mut kept = Kept::all(&self.checkpoint.network, &self.units);
+        self.order
+            .iter()
+            .take(steps)
+            .for_each(|&unit| kept.remove(unit));
+        kept.apply(self.checkpoint)
+    }
+
+    /// How many units have to go until the network has at most `target` parameters
+    /// (weights and biases, batch normalisation folded, zeros counted).
+    pub fn steps_to(&self, target: usize) -> Result<usize, StructuredError> {
+        let steps = self.params.iter().position(|&params| params <= target);
+        steps.ok_or_else(|| StructuredError::Target {
+            target,
+            least: self.params.last().copied().unwrap_or_default(),
+        })
+    }
 }
 
 /// The channels of every tensor, as numbers of units.
@@ -68,6 +118,8 @@ struct Units {
     of: Vec<Vec<usize>>,
     /// The units that may go: not the picture's and the classes'.
     removable: Vec<usize>,
+    /// For each unit, the tensors that it has channels of, and how many.
+    channels: Vec<Vec<(usize, usize)>>,
 }
 
 impl Units {
@@ -102,42 +154,53 @@ impl Units {
         let stays = |unit: &usize| of[0].contains(unit) || of[network.nodes.len()].contains(unit);
         let units = (0..links.0.len()).filter(|&unit| links.root(unit) == unit);
         let removable = units.filter(|unit| !stays(unit)).collect();
-        Self { of, removable }
+        let mut channels = vec![Vec::new(); links.0.len()];
+        for (tensor, units) in of.iter().enumerate() {
+            let mut counts = BTreeMap::new();
+            units
+                .iter()
+                .for_each(|&unit| *counts.entry(unit).or_insert(0) += 1);
+            counts
+                .into_iter()
+                .for_each(|(unit, count)| channels[unit].push((tensor, count)));
+        }
+        Self {
+            of,
+            removable,
+            channels,
+        }
     }
 
     /// One more than the largest number of a unit.
     fn count(&self) -> usize {
-        self.of.iter().flatten().max().map_or(0, |unit| unit + 1)
+        self.channels.len()
     }
 
     /// For each unit, the channels that it has in tensors which a layer with weights
-    /// writes: the tensor, and the norm of the channel's weights over the mean norm in
-    /// that layer.
-    fn norms(&self, checkpoint: &Checkpoint) -> Vec<Vec<(usize, f64)>> {
+    /// writes: the tensor, and what the channel is worth there.
+    fn worth(
+        &self,
+        network: &Network,
+        importance: &Importance,
+        preference: &Preference,
+    ) -> Vec<Vec<(usize, f64)>> {
         let mut of_units = vec![Vec::new(); self.count()];
         let written = self.of.iter().enumerate().skip(1);
-        for (node, (tensor, channels)) in checkpoint.network.nodes.iter().zip(written) {
-            let Some(folded) = checkpoint.folded(node) else {
+        for ((node, (tensor, channels)), importance) in
+            network.nodes.iter().zip(written).zip(importance)
+        {
+            let Some(importance) = importance else {
                 continue;
             };
-            let norms = norms(&node.layer, &folded);
-            let mean = norms.iter().sum::<f64>() / norms.len() as f64;
-            for (&unit, norm) in channels.iter().zip(norms) {
-                of_units[unit].push((tensor, norm / mean.max(f64::MIN_POSITIVE)));
+            let mean = importance.iter().sum::<f64>() / importance.len() as f64;
+            let preferred = preference.get(&node.name).copied().unwrap_or(1.0);
+            for (&unit, importance) in channels.iter().zip(importance) {
+                let worth = preferred * importance / mean.max(f64::MIN_POSITIVE);
+                of_units[unit].push((tensor, worth));
             }
         }
         of_units
     }
-}
-
-/// Euclidean norm of the weights of each output channel.
-fn norms(layer: &Layer, folded: &Folded) -> Vec<f64> {
-    let channel_of = folded.channel_of(layer);
-    let mut squares = vec![0.0; folded.bias.len()];
-    for (index, &weight) in folded.weights.iter().enumerate() {
-        squares[channel_of(index)] += f64::from(weight).powi(2);
-    }
-    squares.into_iter().map(f64::sqrt).collect()
 }
 
 /// Which units go together: a forest in which each points to another, or to itself.
@@ -187,18 +250,18 @@ impl<'a> Kept<'a> {
     /// The units that are left, may go, and leave no tensor empty.
     fn removable(&self) -> impl Iterator<Item = usize> {
         let units = self.units.removable.iter().copied();
-        units
-            .filter(|&unit| self.unit[unit])
-            .filter(|&unit| self.without(unit).channels.iter().all(|&left| left > 0))
+        let leaves_some = |unit: &usize| {
+            let mut tensors = self.units.channels[*unit].iter();
+            tensors.all(|&(tensor, count)| self.channels[tensor] > count)
+        };
+        units.filter(|&unit| self.unit[unit]).filter(leaves_some)
     }
 
-    fn without(&self, unit: usize) -> Self {
-        let mut left = self.clone();
-        left.unit[unit] = false;
-        for (count, channels) in left.channels.iter_mut().zip(&self.units.of) {
-            *count -= channels.iter().filter(|&&channel| channel == unit).count();
+    fn remove(&mut self, unit: usize) {
+        self.unit[unit] = false;
+        for &(tensor, count) in &self.units.channels[unit] {
+            self.channels[tensor] -= count;
         }
-        left
     }
 
     /// How much of a tensor is left, a fraction of 1.
@@ -234,14 +297,13 @@ impl<'a> Kept<'a> {
     fn apply(&self, checkpoint: &Checkpoint) -> Result<Checkpoint, StructuredError> {
         let nodes = self.network.nodes.iter().enumerate();
         let definitions = nodes.map(|(index, node)| Definition {
-            name: node.name.clone(),
             layer: self.layer(node, self.channels[index + 1]),
-            inputs: node.inputs.clone(),
-            batch_norm: node.batch_norm,
+            ..Definition::from(node)
         });
         let mut smaller = Checkpoint {
             network: Network::new(self.network.input, definitions.collect())?,
             training: None,
+            grids: BTreeMap::new(),
             ..checkpoint.clone()
         };
         for (index, node) in self.network.nodes.iter().enumerate() {
@@ -315,7 +377,32 @@ fn selected(array: &Array, side: usize, positions: &[usize]) -> Array {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::compress::importance::{Measure, importance};
     use crate::compress::tests::{GRAPH, PLAIN, checkpoint, logits};
+    use crate::data::{Dataset, PictureShape};
+
+    fn remove(whole: &Checkpoint, target: usize) -> Result<Checkpoint, StructuredError> {
+        remove_preferring(whole, target, &Preference::new())
+    }
+
+    fn remove_preferring(
+        whole: &Checkpoint,
+        target: usize,
+        preference: &Preference,
+    ) -> Result<Checkpoint, StructuredError> {
+        let none = Dataset {
+            shape: PictureShape {
+                height: 1,
+                width: 1,
+                channels: 1,
+            },
+            classes: Vec::new(),
+            pictures: Vec::new(),
+        };
+        let importance = importance(whole, Measure::Magnitude, &none).unwrap();
+        let shrinking = Shrinking::new(whole, &importance, preference);
+        shrinking.after(shrinking.steps_to(target)?)
+    }
 
     /// The whole network with everything that writes a removed channel set to 0.
     fn zeroed(checkpoint: &Checkpoint, kept: &Kept) -> Checkpoint {
@@ -347,7 +434,7 @@ mod tests {
             loop {
                 let unit = kept.removable().nth(removed % 3);
                 let Some(unit) = unit else { break };
-                kept = kept.without(unit);
+                kept.remove(unit);
                 removed += 1;
                 let smaller = kept.apply(&whole).unwrap();
                 assert_eq!(smaller.parameters(), kept.params());
@@ -419,6 +506,19 @@ mod tests {
             most.zip(least).is_some_and(|(a, b)| a - b <= 7),
             "{shares:?}"
         );
+    }
+
+    #[test]
+    fn a_layer_that_is_preferred_keeps_more() {
+        let whole = checkpoint(GRAPH);
+        let units = |preference: &Preference| {
+            let smaller = remove_preferring(&whole, 500, preference).unwrap();
+            let node = smaller.network.nodes.iter().find(|n| n.name == "dense_1");
+            node.unwrap().output.channels()
+        };
+        let most = units(&Preference::from([("dense_1".to_owned(), 4.0)]));
+        let middle = units(&Preference::new());
+        assert!(most > middle, "{most} {middle}");
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! The network in Burn, in 32-bit floats: for training, and to calibrate and
 //! judge the int8 network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use burn::module::{
-    Flag, Module, Param, ParamId, Reparameterization, Reparameterizer, RunningState,
+    Flag, Module, ModuleMapper, Param, ParamId, Reparameterization, Reparameterizer, RunningState,
 };
 use burn::nn::conv::Conv2d;
 use burn::nn::pool::{AvgPool2dConfig, MaxPool2dConfig};
 use burn::nn::{BatchNorm, Linear, PaddingConfig2d};
+use burn::optim::GradientsParams;
 use burn::tensor::activation::{relu, softmax};
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 use shared::layer::{Activation, Layer, Padding, Pool2d, Shape, Size2};
@@ -42,7 +43,7 @@ struct FloatLayer {
 
 /// Which weights of a [`FloatNetwork`] are 0 and stay so.
 #[derive(Clone, Debug)]
-pub struct Masks(Vec<Option<Tensor<1, Bool>>>);
+pub struct Masks(HashMap<ParamId, Tensor<1, Bool>>);
 
 /// Pictures (HWC bytes of the given shape, one after the other) as a tensor
 /// [pictures, channels, height, width].
@@ -127,28 +128,32 @@ impl FloatNetwork {
         tensors
     }
 
+    /// For each node, the gradient of its weights, laid out as they are; `None` for one
+    /// without.
+    pub fn weight_gradients(&self, gradients: &GradientsParams) -> Vec<Option<Vec<f32>>> {
+        let of_layer = |layer: &FloatLayer| match (&layer.conv, &layer.dense) {
+            (Some(conv), _) => gradients.get::<4>(conv.weight.id).map(numbers),
+            (_, Some(dense)) => gradients.get::<2>(dense.weight.id).map(numbers),
+            _ => None,
+        };
+        self.layers.iter().map(of_layer).collect()
+    }
+
     /// The weights that are 0 now.
     pub fn masks(&self) -> Masks {
         let mask = |layer: &FloatLayer| {
+            let conv = layer.conv.as_ref().map(|conv| conv.weight.id);
+            let id = conv.or(layer.dense.as_ref().map(|dense| dense.weight.id))?;
             let data = layer.numbers(Role::Weight)?;
             let zeroes: Vec<bool> = data.iter().map(|&weight| weight == 0.0).collect();
-            Some(Tensor::from_data(zeroes.as_slice(), &Device::flex()))
+            Some((id, Tensor::from_data(zeroes.as_slice(), &Device::flex())))
         };
-        Masks(self.layers.iter().map(mask).collect())
+        Masks(self.layers.iter().filter_map(mask).collect())
     }
 
     /// Puts the masked weights back to 0.
-    pub fn hold(mut self, masks: &Masks) -> Self {
-        for (layer, mask) in self.layers.iter_mut().zip(&masks.0) {
-            let Some(mask) = mask else { continue };
-            if let Some(conv) = &mut layer.conv {
-                conv.weight = held(conv.weight.clone(), mask);
-            }
-            if let Some(dense) = &mut layer.dense {
-                dense.weight = held(dense.weight.clone(), mask);
-            }
-        }
-        self
+    pub fn hold(self, masks: &Masks) -> Self {
+        self.map(&mut Hold(masks))
     }
 
     /// The input and the outputs of the first `count` nodes.
@@ -269,11 +274,18 @@ impl Reparameterizer for Grids<'_> {
     }
 }
 
-fn held<const D: usize>(weight: Param<Tensor<D>>, mask: &Tensor<1, Bool>) -> Param<Tensor<D>> {
-    weight.map(|weight| {
-        let mask = mask.clone().reshape(weight.dims());
-        Tensor::from_inner(weight.inner().mask_fill(mask, 0.0)).require_grad()
-    })
+struct Hold<'a>(&'a Masks);
+
+impl ModuleMapper for Hold<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(mask) = self.0.0.get(&param.id) else {
+            return param;
+        };
+        param.map(|weight| {
+            let mask = mask.clone().reshape(weight.dims());
+            Tensor::from_inner(weight.inner().mask_fill(mask, 0.0)).require_grad()
+        })
+    }
 }
 
 /// All elements of each picture in HWC order: [pictures, elements].

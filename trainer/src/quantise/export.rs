@@ -6,7 +6,7 @@ use shared::kernels::Storage;
 use shared::layer::Layer;
 use shared::model::{Node as WireNode, Quant, SOFTMAX_QUANT, Sources};
 
-use super::calibrate::Ranges;
+use super::calibrate::{Method, Ranges};
 use super::dead::remove_dead_channels;
 use super::factor;
 use super::grid::{Grid, Levels};
@@ -21,6 +21,8 @@ use crate::network::Node;
 pub struct ExportOptions {
     /// Training pictures whose ranges are measured.
     pub calibration: usize,
+    /// How a range follows from the values that were seen.
+    pub method: Method,
     /// Self-test vectors in the model file.
     pub golden: u8,
     /// Whether [`remove_dead_channels`] goes over the network.
@@ -33,6 +35,7 @@ impl Default for ExportOptions {
     fn default() -> Self {
         Self {
             calibration: 500,
+            method: Method::default(),
             golden: 4,
             remove_dead: true,
             prefer: Prefer::default(),
@@ -243,11 +246,15 @@ impl Channels {
         };
         let grid = grid.cloned().unwrap_or_else(fitted);
         let grid = grid.with_room_for(&folded.bias, input_scale);
-        let bias = folded.bias.iter().zip(grid.scales()).map(|(&bias, &scale)| {
-            let unit = f64::from(input_scale) * f64::from(scale);
-            let limit = f64::from(MAX_BIAS);
-            (f64::from(bias) / unit).round().clamp(-limit, limit) as i32
-        });
+        let bias = folded
+            .bias
+            .iter()
+            .zip(grid.scales())
+            .map(|(&bias, &scale)| {
+                let unit = f64::from(input_scale) * f64::from(scale);
+                let limit = f64::from(MAX_BIAS);
+                (f64::from(bias) / unit).round().clamp(-limit, limit) as i32
+            });
         Self {
             bias: bias.collect(),
             weights: grid.integers(&folded.weights, &channel_of),

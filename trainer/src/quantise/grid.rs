@@ -12,6 +12,8 @@ use shared::arith::MAX_BIAS;
 /// Largest weight; its negative is the smallest, because two weights that share a lane
 /// of the model file cannot be -128.
 pub const LARGEST: i8 = 127;
+/// Weights that k-means looks at.
+const SAMPLE: usize = 20_000;
 /// Rounds of k-means, which as a rule stands still after ten.
 const ROUNDS: usize = 30;
 
@@ -63,7 +65,8 @@ impl Grid {
                     .map(|weights| scale(largest(weights), LARGEST))
                     .collect();
                 let scaled = of_channels.iter().zip(&scales);
-                let scaled = scaled.flat_map(|(weights, scale)| weights.iter().map(move |w| w / scale));
+                let scaled =
+                    scaled.flat_map(|(weights, scale)| weights.iter().map(move |w| w / scale));
                 Self {
                     levels: codebook(scaled.collect(), count.into()),
                     scales,
@@ -88,7 +91,10 @@ impl Grid {
     pub fn is_valid(&self, channels: usize) -> bool {
         let ascend = self.levels.windows(2).all(|pair| pair[0] < pair[1]);
         let lowest = self.levels.first().is_some_and(|&level| level >= -LARGEST);
-        let normal = self.scales.iter().all(|scale| scale.is_normal() && *scale > 0.0);
+        let normal = self
+            .scales
+            .iter()
+            .all(|scale| scale.is_normal() && *scale > 0.0);
         ascend && lowest && normal && self.scales.len() == channels
     }
 
@@ -131,7 +137,9 @@ impl Grid {
 }
 
 fn largest(weights: &[f32]) -> f32 {
-    weights.iter().fold(0.0, |most, weight| weight.abs().max(most))
+    weights
+        .iter()
+        .fold(0.0, |most, weight| weight.abs().max(most))
 }
 
 /// `real` / `integer`, or 1 where that is no scale: for a channel of zeroes.
@@ -158,7 +166,8 @@ fn best_scale(weights: &[f32], steps: i8) -> f32 {
 
 /// At most `count` integers for weights of -127 to 127: Lloyd's k-means from values
 /// that are evenly spread, which keeps large weights apart (Han et al. 2016, "Deep
-/// Compression"). Where there are weights of 0, one of the values is 0.
+/// Compression"). A value that no weight is nearest to moves to the weight that is
+/// furthest from its own. Where there are weights of 0, one of the values is 0.
 fn codebook(mut weights: Vec<f32>, count: usize) -> Vec<i8> {
     weights.sort_by(f32::total_cmp);
     let (first, last) = match (weights.first(), weights.last()) {
@@ -170,6 +179,12 @@ fn codebook(mut weights: Vec<f32>, count: usize) -> Vec<i8> {
         .map(|i| first + (last - first) * i as f32 / steps)
         .collect();
     let has_zero = weights.contains(&0.0);
+    // In order, every so many are as good as all.
+    let weights: Vec<f32> = weights
+        .iter()
+        .copied()
+        .step_by(weights.len() / SAMPLE + 1)
+        .collect();
     for _ in 0..ROUNDS {
         if has_zero {
             pin_zero(&mut centres);
@@ -183,12 +198,14 @@ fn codebook(mut weights: Vec<f32>, count: usize) -> Vec<i8> {
             };
             let (near, far) = rest.split_at(rest.partition_point(|&w| w <= bound));
             rest = far;
-            if !near.is_empty() {
-                let mean = near.iter().sum::<f32>() / near.len() as f32;
-                moved |= mean != centres[at];
-                centres[at] = mean;
-            }
+            let next = match near.is_empty() {
+                true => furthest(&weights, &centres),
+                false => near.iter().sum::<f32>() / near.len() as f32,
+            };
+            moved |= next != centres[at];
+            centres[at] = next;
         }
+        centres.sort_by(f32::total_cmp);
         if !moved {
             break;
         }
@@ -206,9 +223,24 @@ fn codebook(mut weights: Vec<f32>, count: usize) -> Vec<i8> {
     levels
 }
 
+/// The weight that is furthest from the centre that is nearest to it.
+fn furthest(weights: &[f32], centres: &[f32]) -> f32 {
+    let distance = |weight: f32| {
+        let distances = centres.iter().map(|centre| (centre - weight).abs());
+        distances.fold(f32::INFINITY, f32::min)
+    };
+    let furthest = weights
+        .iter()
+        .copied()
+        .max_by(|&a, &b| distance(a).total_cmp(&distance(b)));
+    furthest.unwrap_or_default()
+}
+
 /// Moves the value that is nearest to 0 there.
 fn pin_zero(centres: &mut [f32]) {
-    let nearest = centres.iter_mut().min_by(|a, b| a.abs().total_cmp(&b.abs()));
+    let nearest = centres
+        .iter_mut()
+        .min_by(|a, b| a.abs().total_cmp(&b.abs()));
     if let Some(nearest) = nearest {
         *nearest = 0.0;
     }
@@ -231,7 +263,11 @@ mod tests {
         assert!(grid.is_valid(2));
         grid.snap(&mut after, |i| i / 100);
         let integers = grid.integers(&after, |i| i / 100);
-        assert_eq!(integers, grid.integers(&before, |i| i / 100), "snapped twice");
+        assert_eq!(
+            integers,
+            grid.integers(&before, |i| i / 100),
+            "snapped twice"
+        );
         let errors = before.iter().zip(&after).map(|(a, b)| (a - b).powi(2));
         errors.sum::<f32>()
     }

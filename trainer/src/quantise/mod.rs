@@ -16,7 +16,7 @@ mod plan;
 mod sparse;
 mod writer;
 
-pub use calibrate::{Ranges, calibrate};
+pub use calibrate::{Method, Ranges, calibrate};
 pub use dead::remove_dead_channels;
 pub use export::{DeadChannels, ExportError, ExportOptions, Exported, export};
 pub use grid::{Grid, Levels};

@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use burn::tensor::Device;
+use burn::optim::GradientsParams;
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -30,6 +32,9 @@ pub use start::start;
 
 /// Pictures in one batch of [`evaluate`].
 const EVALUATION_BATCH: usize = 128;
+
+/// Pictures in one batch of [`weight_gradients`].
+const GRADIENT_BATCH: usize = 32;
 
 /// The `[train]` section.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -273,6 +278,31 @@ pub fn evaluate(checkpoint: &Checkpoint, data: &Dataset) -> Result<Vec<Vec<f32>>
         );
     }
     Ok(logits)
+}
+
+/// Shows `see` the gradients of the mean cross entropy over each batch of the data, in
+/// turn: for each layer those of its weights.
+pub(crate) fn weight_gradients(
+    checkpoint: &Checkpoint,
+    data: &Dataset,
+    mut see: impl FnMut(Vec<Option<Vec<f32>>>),
+) -> Result<(), TrainError> {
+    check_data(checkpoint, data)?;
+    let device = Device::flex().autodiff();
+    let network = FloatNetwork::new(checkpoint, &device);
+    let (shape, classes) = (checkpoint.network.input, checkpoint.network.classes());
+    for pictures in data.pictures.chunks(GRADIENT_BATCH) {
+        let pixels: Vec<u8> = pictures.iter().flat_map(|p| &p.pixels).copied().collect();
+        let input = pictures_to_tensor(&pixels, shape, checkpoint.input, &device);
+        let one_hot = |label: usize| (0..classes).map(move |class| f32::from(class == label));
+        let targets = pictures.iter().flat_map(|p| one_hot(p.label)).collect();
+        let targets = TensorData::new::<f32, _>(targets, [pictures.len(), classes]);
+        let targets = Tensor::<2>::from_data(targets, &device);
+        let entropy = -(log_softmax(network.logits(input), 1) * targets).sum();
+        let gradients = (entropy / pictures.len() as f64).backward();
+        see(network.weight_gradients(&GradientsParams::from_grads(gradients, &network)));
+    }
+    Ok(())
 }
 
 /// Position of the largest number, the first of equals; 0 for none.

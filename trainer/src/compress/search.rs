@@ -1,0 +1,424 @@
+//! A search for the network that loses least within a budget.
+//!
+//! A recipe says how a network is made smaller: which layers are factorised, to how many
+//! bits the weights go, and which layer's channels are worth more. For each recipe
+//! there is one largest network that the budget allows. It is fine-tuned for a few epochs
+//! and its int8 model answers the validation pictures, which nothing learns from. Recipes
+//! are tried one decision after the other: each decision is taken with the best of the
+//! ones before.
+
+use std::num::NonZeroU8;
+
+use serde::{Deserialize, Serialize};
+use shared::layer::Layer;
+use shared::{Model, ParseError};
+
+use super::cost::{Cost, CostError, Meter};
+use super::factorise::factorise;
+use super::finetune::finetune;
+use super::importance::importance;
+use super::share::fit_grids;
+use super::structured::{Preference, Shrinking, StructuredError};
+use super::{CompressOptions, PerLayer};
+use crate::augment::Augmentation;
+use crate::checkpoint::Checkpoint;
+use crate::config::Pictures;
+use crate::data::Dataset;
+use crate::network::NetworkError;
+use crate::quantise::Prefer;
+use crate::score::Score;
+use crate::simulate::{SimulateError, simulate};
+use crate::train::{Hooks, TrainError, TrainOptions};
+
+/// Bits that are tried where the file may be coded.
+const BITS: [u8; 3] = [4, 3, 2];
+/// Depthwise filters for each channel that are tried.
+const RANKS: [u8; 2] = [1, 2];
+/// How much more, or less, the channels of a layer are worth in a trial.
+const PREFERENCES: [f64; 2] = [1.6, 0.6];
+/// Share of a limit in bytes that is left free, because coded weights take a few more bits
+/// once they are trained on.
+const RESERVE: f64 = 0.03;
+
+/// The most that a network may cost. What is not given is not limited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Targets {
+    /// Weights and biases, zeros counted.
+    pub params: Option<u64>,
+    /// Bytes of the model file.
+    pub model_bytes: Option<u64>,
+    /// Bytes of flash, model and firmware.
+    pub flash: Option<u64>,
+    /// Bytes of RAM: arena, statics and stack.
+    pub ram: Option<u64>,
+    /// Instructions of one inference.
+    pub instructions: Option<u64>,
+}
+
+/// A limit that a network is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Over {
+    /// The key of the limit.
+    pub key: &'static str,
+    /// What the network takes.
+    pub is: u64,
+    /// What it may take.
+    pub most: u64,
+}
+
+impl Targets {
+    /// Whether there is no limit.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether a limit can only be checked with the firmware.
+    pub fn need_chip(&self) -> bool {
+        self.flash.is_some() || self.ram.is_some() || self.instructions.is_some()
+    }
+
+    /// The first limit that a cost is over.
+    pub fn over(&self, cost: &Cost) -> Option<Over> {
+        let chip = |value: fn(&super::cost::OnChip) -> u64| cost.on_chip.as_ref().map(value);
+        let checks = [
+            ("target_params", Some(cost.params as u64), self.params),
+            (
+                "target_model_bytes",
+                Some(cost.model_bytes as u64),
+                self.model_bytes,
+            ),
+            ("target_flash", chip(|c| c.flash_bytes), self.flash),
+            ("target_ram", chip(|c| c.ram_bytes), self.ram),
+            (
+                "target_instructions",
+                chip(|c| c.instructions),
+                self.instructions,
+            ),
+        ];
+        checks.into_iter().find_map(|(key, is, most)| {
+            // What did not fit the board at all is over every limit.
+            let (is, most) = (is.unwrap_or(u64::MAX), most?);
+            (is > most).then_some(Over { key, is, most })
+        })
+    }
+
+    /// With some room in what depends on how weights are coded.
+    fn with_reserve(self) -> Self {
+        let less = |limit: u64| limit - (limit as f64 * RESERVE) as u64;
+        Self {
+            model_bytes: self.model_bytes.map(less),
+            ..self
+        }
+    }
+}
+
+/// Why nothing was found.
+#[derive(Debug, thiserror::Error)]
+pub enum SearchError {
+    /// Nothing to decide on.
+    #[error(
+        "a search needs pictures to decide on, that nothing learns from; set data.validation, for example to 0.1"
+    )]
+    NoValidation,
+    /// No recipe comes under a limit.
+    #[error(
+        "compress.{key} = {most} cannot be met: the smallest network with one channel in each layer takes {least}; give {least} or more"
+    )]
+    Unreachable {
+        /// The limit.
+        key: &'static str,
+        /// What was asked for.
+        most: u64,
+        /// What the smallest network takes.
+        least: u64,
+    },
+    /// What a network costs cannot be measured.
+    #[error(transparent)]
+    Cost(#[from] CostError),
+    /// A layer cannot be split.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// Channels cannot be removed.
+    #[error(transparent)]
+    Structured(#[from] StructuredError),
+    /// A fine-tuning failed, or was stopped.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// A model file that was just written is none.
+    #[error(transparent)]
+    Model(#[from] ParseError),
+    /// The validation pictures are of other classes.
+    #[error(transparent)]
+    Simulate(#[from] SimulateError),
+}
+
+/// How a network is made smaller.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Recipe {
+    /// Depthwise filters for each channel of factorised layers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub factorise: Option<PerLayer<NonZeroU8>>,
+    /// Bits of the weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bits: Option<PerLayer<u8>>,
+    /// How much more than others the channels of a layer are worth.
+    pub preference: Preference,
+}
+
+/// A recipe that was tried.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Trial {
+    /// What was tried.
+    pub recipe: Recipe,
+    /// Layers that write channels, and how many are left.
+    pub widths: Vec<(String, usize)>,
+    /// What it costs after the trial.
+    pub cost: Cost,
+    /// Accuracy of its int8 model on the validation pictures, a fraction of 1.
+    pub accuracy: f64,
+}
+
+/// What a search works with.
+pub struct Search<'a> {
+    /// The network to make smaller.
+    pub trained: &'a Checkpoint,
+    /// Pictures.
+    pub pictures: &'a Pictures,
+    /// What is not searched for.
+    pub options: &'a CompressOptions,
+    /// How it is trained.
+    pub train: &'a TrainOptions,
+    /// How pictures are changed for that.
+    pub augmentation: &'a Augmentation,
+    /// Measures.
+    pub meter: &'a Meter<'a>,
+    /// Stops it.
+    pub hooks: &'a Hooks<'a>,
+    /// Is told of each trial.
+    pub report: &'a dyn Fn(&Trial),
+}
+
+/// A network within the budget, not yet trained on.
+pub struct Candidate {
+    /// The network.
+    pub start: Checkpoint,
+    /// The options to train it on with.
+    pub options: CompressOptions,
+}
+
+impl Search<'_> {
+    /// The best recipe's network, and all that was tried, in order.
+    pub fn run(&self) -> Result<(Candidate, Vec<Trial>), SearchError> {
+        let validation = self.pictures.validation.as_ref();
+        let validation = validation.ok_or(SearchError::NoValidation)?;
+        let given = Recipe {
+            factorise: self.options.factorise.clone(),
+            bits: self.options.bits.clone(),
+            preference: Preference::new(),
+        };
+        let mut trials = Vec::new();
+        let mut best = self.try_one(&given, validation, &mut trials)?;
+        if self.options.factorise.is_none() {
+            self.decide(&mut best, validation, &mut trials, |best| self.ranks(best))?;
+        }
+        if self.options.bits.is_none() && self.options.share.is_none() && self.may_be_coded() {
+            let bits = |best: &Recipe| {
+                BITS.map(|bits| Recipe {
+                    bits: Some(PerLayer::All(bits)),
+                    ..best.clone()
+                })
+                .to_vec()
+            };
+            self.decide(&mut best, validation, &mut trials, bits)?;
+        }
+        for layer in self.layers(&best.0)? {
+            let preferences = |best: &Recipe| {
+                PREFERENCES
+                    .map(|worth| {
+                        let mut recipe = best.clone();
+                        *recipe.preference.entry(layer.clone()).or_insert(1.0) *= worth;
+                        recipe
+                    })
+                    .to_vec()
+            };
+            self.decide(&mut best, validation, &mut trials, preferences)?;
+        }
+        let candidate = self.largest(&best.0)?;
+        Ok((candidate, trials))
+    }
+
+    fn may_be_coded(&self) -> bool {
+        let targets = self.options.targets();
+        let bytes = targets.model_bytes.is_some() || targets.flash.is_some();
+        bytes && self.meter.export.prefer == Prefer::Size
+    }
+
+    /// Tries some recipes and keeps the best of them and of what was the best before.
+    fn decide(
+        &self,
+        best: &mut (Recipe, f64),
+        validation: &Dataset,
+        trials: &mut Vec<Trial>,
+        recipes: impl Fn(&Recipe) -> Vec<Recipe>,
+    ) -> Result<(), SearchError> {
+        for recipe in recipes(&best.0) {
+            match self.try_one(&recipe, validation, trials) {
+                Ok(tried) if tried.1 > best.1 => *best = tried,
+                // A recipe that cannot be made small enough is no reason to give up.
+                Ok(_) | Err(SearchError::Unreachable { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn try_one(
+        &self,
+        recipe: &Recipe,
+        validation: &Dataset,
+        trials: &mut Vec<Trial>,
+    ) -> Result<(Recipe, f64), SearchError> {
+        let Candidate { start, options } = self.largest(recipe)?;
+        let options = CompressOptions {
+            epochs: self.options.trial_epochs,
+            ..options
+        };
+        let (data, train) = (&self.pictures.train, self.train);
+        let tuned = finetune(
+            start,
+            self.trained,
+            data,
+            &options,
+            train,
+            self.augmentation,
+            self.hooks,
+        )?;
+        let (bytes, cost) = self.meter.measure(&tuned)?;
+        let Score { accuracy, .. } = simulate(&Model::parse(&bytes)?, validation)?;
+        let trial = Trial {
+            recipe: recipe.clone(),
+            widths: widths(&tuned),
+            cost,
+            accuracy,
+        };
+        (self.report)(&trial);
+        trials.push(trial);
+        Ok((recipe.clone(), accuracy))
+    }
+
+    /// The largest network of a recipe that the budget allows, by bisection over how many
+    /// units have gone.
+    pub fn largest(&self, recipe: &Recipe) -> Result<Candidate, SearchError> {
+        let options = CompressOptions {
+            factorise: recipe.factorise.clone(),
+            bits: recipe.bits.clone(),
+            ..self.options.clone()
+        };
+        let whole = match &recipe.factorise {
+            Some(ranks) => factorise(self.trained, ranks)?,
+            None => self.trained.clone(),
+        };
+        let importance = importance(&whole, options.importance, &self.pictures.train)?;
+        let shrinking = Shrinking::new(&whole, &importance, &recipe.preference);
+        let targets = options.targets().with_reserve();
+        let over = |steps: usize| -> Result<Option<Over>, SearchError> {
+            let smaller = shrinking.after(steps)?;
+            // Nothing is exported where the parameters alone are too many.
+            if let Some(most) = targets.params
+                && smaller.parameters() as u64 > most
+            {
+                let is = smaller.parameters() as u64;
+                let key = "target_params";
+                return Ok(Some(Over { key, is, most }));
+            }
+            Ok(targets.over(&self.meter.measure(&on_grids(smaller, &options)?)?.1))
+        };
+        if let Some(Over { key, is, most }) = over(shrinking.steps())? {
+            let least = is;
+            return Err(SearchError::Unreachable { key, most, least });
+        }
+        let (mut too_few, mut enough) = (0, shrinking.steps());
+        if over(0)?.is_none() {
+            enough = 0;
+        }
+        while enough > too_few + 1 {
+            let middle = (too_few + enough) / 2;
+            match over(middle)? {
+                Some(_) => too_few = middle,
+                None => enough = middle,
+            }
+        }
+        Ok(Candidate {
+            start: shrinking.after(enough)?,
+            options,
+        })
+    }
+
+    /// Recipes that factorise the dense layers over pictures, in which most parameters
+    /// are.
+    fn ranks(&self, best: &Recipe) -> Vec<Recipe> {
+        let network = &self.trained.network;
+        let reads_picture = |node: &&crate::network::Node| {
+            let before = node.inputs[0].checked_sub(1).map(|at| &network.nodes[at]);
+            let flat = before.is_some_and(|node| node.layer == Layer::Flatten);
+            let input = network.input_of(node);
+            flat || input.height() * input.width() > 1
+        };
+        let dense = network
+            .nodes
+            .iter()
+            .filter(|node| matches!(node.layer, Layer::Dense(_)));
+        let names: Vec<&String> = dense.filter(reads_picture).map(|node| &node.name).collect();
+        if names.is_empty() {
+            return Vec::new();
+        }
+        let recipe = |rank: NonZeroU8| Recipe {
+            factorise: Some(PerLayer::Named(
+                names.iter().map(|name| ((*name).clone(), rank)).collect(),
+            )),
+            ..best.clone()
+        };
+        RANKS
+            .iter()
+            .filter_map(|&rank| NonZeroU8::new(rank))
+            .map(recipe)
+            .collect()
+    }
+
+    /// The layers whose channels may go.
+    fn layers(&self, recipe: &Recipe) -> Result<Vec<String>, SearchError> {
+        let whole = match &recipe.factorise {
+            Some(ranks) => factorise(self.trained, ranks)?,
+            None => self.trained.clone(),
+        };
+        let head = whole.network.head()?.name.clone();
+        let writes = |node: &&crate::network::Node| {
+            matches!(node.layer, Layer::Conv2d(_) | Layer::Dense(_)) && node.name != head
+        };
+        let layers = whole.network.nodes.iter().filter(writes);
+        Ok(layers.map(|node| node.name.clone()).collect())
+    }
+}
+
+/// As it will be exported.
+fn on_grids(checkpoint: Checkpoint, options: &CompressOptions) -> Result<Checkpoint, NetworkError> {
+    if !options.has_grids() {
+        return Ok(checkpoint);
+    }
+    let mut plain = checkpoint.without_batch_norm()?;
+    fit_grids(&mut plain, options);
+    plain.snap_to_grids();
+    Ok(plain)
+}
+
+/// The channels that layers with weights write.
+pub fn widths(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
+    let network = &checkpoint.network;
+    let nodes = network
+        .nodes
+        .iter()
+        .filter(|node| network.params(node).is_some());
+    nodes
+        .map(|node| (node.name.clone(), node.output.channels()))
+        .collect()
+}
