@@ -11,6 +11,7 @@ pub mod data;
 pub mod device;
 pub mod file;
 pub mod network;
+pub mod plot;
 pub mod quantise;
 pub mod score;
 pub mod simulate;

@@ -16,7 +16,7 @@ use serde::Serialize;
 use shared::Model;
 use shared::kernels::Storage;
 
-use super::compress::{self, Compressed, UNFINISHED};
+use super::compress::{self, Compressed};
 use super::export::{self, Exported};
 use super::footprint::Cost;
 use super::project::{ProjectPath, stop_on_ctrl_c};
@@ -122,7 +122,7 @@ impl Cmd {
         pictures: &Pictures,
     ) -> Result<(Trained, Compressed, Exported, Vec<u8>), Error> {
         let stop = stop_on_ctrl_c()?;
-        let pruning = self.resume && project.output(UNFINISHED).is_file();
+        let pruning = self.resume && compress::is_unfinished(project);
         let (float, trained) = match pruning {
             true => train::finished(project, pictures)?,
             false => train::step(project, pictures, self.resume, &stop)?,
@@ -159,7 +159,7 @@ fn measure(board: &Board, model: &Model, test: &Dataset) -> Result<(Cost, Compar
 
 /// A compiler or an emulator that is not installed is no failure of a build;
 /// everything else is.
-fn missing_tool(error: Error) -> Result<String, Error> {
+pub fn missing_tool(error: Error) -> Result<String, Error> {
     match error {
         Error::Firmware(FirmwareError::Toolchain(_) | FirmwareError::NoSource(_))
         | Error::Emulator(EmulatorError::NotInstalled | EmulatorError::NotEmulated(_)) => {
@@ -220,9 +220,10 @@ impl Built {
 impl Report for Built {
     fn failure(&self) -> Option<String> {
         let differs = self.run.as_ref().and_then(Report::failure);
+        let compressed = self.compress.failure();
         let over = (!self.over_budget.is_empty())
             .then(|| format!("over budget: {}", self.over_budget.join("; ")));
-        differs.or(over)
+        differs.or(compressed).or(over)
     }
 }
 

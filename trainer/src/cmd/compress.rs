@@ -1,4 +1,4 @@
-//! `espalier compress`: a smaller checkpoint.
+//! `espalier compress`: a smaller checkpoint, and a receipt of what each step did.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,28 +9,41 @@ use clap::Args;
 use espalier::checkpoint::Checkpoint;
 use espalier::compress::CompressOptions;
 use espalier::compress::clip::clip;
+use espalier::compress::cost::{Chip, Cost, CostError, Meter};
 use espalier::compress::factorise::factorise;
 use espalier::compress::finetune::finetune;
 use espalier::compress::importance::importance;
 use espalier::compress::scale::scale;
+use espalier::compress::search::{Candidate, Over, Search, SearchError, Trial, widths};
 use espalier::compress::structured::{Preference, Shrinking};
 use espalier::config::{Pictures, Project};
-use espalier::data::Dataset;
-use espalier::score::Score;
-use espalier::train::Hooks;
-use serde::Serialize;
+use espalier::device::Board;
+use espalier::plot::{self, Point};
+use espalier::score::{Score, interval};
+use espalier::simulate::simulate;
+use espalier::train::{Hooks, TrainError};
+use serde::{Deserialize, Serialize};
+use shared::Model;
 use shared::layer::Layer;
 
 use super::Error;
 use super::project::stop_on_ctrl_c;
 use super::train::{SAVE_EVERY, answers};
 use crate::flags::Flags;
-use crate::output::{Report, thousands};
+use crate::output::{Report, say, table, thousands};
 
 /// Name of the result in the output folder.
 const PRUNED: &str = "pruned.safetensors";
-/// Where an unfinished pruning is saved.
-pub const UNFINISHED: &str = "pruned.unfinished.safetensors";
+/// Where an unfinished fine-tuning is saved.
+const UNFINISHED: &str = "pruned.unfinished.safetensors";
+/// Where a search is saved.
+const SEARCH: &str = "search.json";
+/// The receipt.
+const RECEIPT: &str = "compress.json";
+/// Accuracy against bytes of all trials.
+const PARETO: &str = "pareto.svg";
+/// The emulated board whose figures stand for a real one.
+const EMULATED: &str = "mps2-an386";
 
 /// Flags of the command.
 #[derive(Args)]
@@ -52,6 +65,10 @@ pub struct Cmd {
 pub struct Compressed {
     /// Accuracy of the compressed float network on the test part, a fraction of 1.
     pub accuracy: f64,
+    /// The same before it was compressed.
+    pub accuracy_before: f64,
+    /// Of the int8 model of the compressed network.
+    pub accuracy_int8: f64,
     /// Of the test pictures, how many get another answer than before.
     pub answers_changed: usize,
     /// Before it was compressed, as `params`.
@@ -61,8 +78,53 @@ pub struct Compressed {
     pub nonzeros: usize,
     pub seconds: f64,
     pub checkpoint: PathBuf,
+    /// What the network was after each step.
+    pub steps: Vec<Step>,
+    /// All that a search tried.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trials: Vec<Trial>,
+    /// Accuracy against bytes of the trials.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pareto: Option<PathBuf>,
+    /// The first target that the result is over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub over: Option<Over>,
+    /// Points of validation accuracy that are lost, from float before to int8 after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drop: Option<f64>,
+    /// How many may be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_drop: Option<f64>,
+    /// The emulated board of the steps' figures, or why there are none.
+    pub measured_on: String,
+    pub receipt: PathBuf,
     #[serde(flatten)]
     pub score: Score,
+}
+
+/// A network after a step.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Step {
+    /// Which step.
+    pub name: String,
+    /// Layers with weights, and how many channels they write.
+    pub widths: Vec<(String, usize)>,
+    #[serde(flatten)]
+    pub cost: Cost,
+    /// Accuracy of its int8 model on the validation pictures, where there are any, and
+    /// its 95 % interval. Before the fine-tuning, it is that of an untrained cut.
+    pub validation: Option<(f64, [f64; 2])>,
+}
+
+/// What a search leaves behind, to go on with.
+#[derive(Default, Serialize, Deserialize)]
+struct Searched {
+    /// Of which search.
+    key: String,
+    trials: Vec<Trial>,
+    /// What was chosen, once it was.
+    chosen: Option<CompressOptions>,
+    steps: Vec<Step>,
 }
 
 impl Cmd {
@@ -76,6 +138,13 @@ impl Cmd {
     }
 }
 
+/// Whether a compression of this project was stopped.
+pub fn is_unfinished(project: &Project) -> bool {
+    [UNFINISHED, SEARCH]
+        .iter()
+        .any(|name| project.output(name).is_file())
+}
+
 /// The compression step of a build.
 pub fn step(
     project: &Project,
@@ -85,76 +154,307 @@ pub fn step(
     stop: &AtomicBool,
 ) -> Result<(Checkpoint, Compressed), Error> {
     let begin = Instant::now();
-    let unfinished = project.output(UNFINISHED);
-    let from = match resume {
-        true => Checkpoint::load(&unfinished)?,
-        false => reduced(&trained, &data.train, &project.compress)?,
+    let (chip, measured_on) = chip(project)?;
+    let meter = Meter {
+        train: &data.train,
+        export: &project.export,
+        chip,
     };
-    let hooks = Hooks {
+    let mut work = Work {
+        project,
+        data,
+        trained: &trained,
         stop,
-        save: Some(&unfinished),
-        save_every: SAVE_EVERY,
-        label: "compress",
+        meter,
+        state: Searched::default(),
     };
-    let options = project.train_options();
-    let pruned = match project.compress.is_fine_tuned() {
-        false => from,
-        true => finetune(
-            from,
-            &trained,
-            &data.train,
-            &project.compress,
-            &options,
-            &project.augment,
-            &hooks,
-        )?,
-    };
+    let pruned = work.compress(resume)?;
+    let Searched { trials, steps, .. } = std::mem::take(&mut work.state);
+    let (bytes, cost) = work.meter.measure(&pruned)?;
     let checkpoint = project.output(PRUNED);
-    let pruned = clipped(pruned, &project.compress);
     pruned.save(&checkpoint)?;
-    super::project::remove(&unfinished);
+    for name in [UNFINISHED, SEARCH] {
+        super::project::remove(&project.output(name));
+    }
     let (before, after) = (
         answers(&trained, &data.test)?,
         answers(&pruned, &data.test)?,
     );
     let score = Score::new(&data.test, &after);
-    let summary = Compressed {
+    let mut summary = Compressed {
         accuracy: score.accuracy,
+        accuracy_before: Score::new(&data.test, &before).accuracy,
+        accuracy_int8: simulate(&Model::parse(&bytes).map_err(CostError::from)?, &data.test)?
+            .accuracy,
         answers_changed: before.iter().zip(&after).filter(|(a, b)| a != b).count(),
         params_before: trained.parameters(),
         params: pruned.parameters(),
         nonzeros: pruned.nonzeros(),
-        seconds: begin.elapsed().as_secs_f64(),
+        seconds: 0.0,
         checkpoint,
+        pareto: None,
+        over: project.compress.targets().over(&cost),
+        drop: work.drop(&steps)?,
+        max_drop: project.compress.max_drop,
+        measured_on,
+        receipt: project.output(RECEIPT),
+        steps,
+        trials,
         score,
     };
+    if !summary.trials.is_empty() {
+        let file = project.output(PARETO);
+        let svg = plot::svg("Trials of the search", &summary.points());
+        save(
+            &file,
+            svg.map_err(std::io::Error::other),
+            String::into_bytes,
+        )?;
+        summary.pareto = Some(file);
+    }
+    summary.seconds = begin.elapsed().as_secs_f64();
+    let json = serde_json::to_vec_pretty(&summary).map_err(std::io::Error::from);
+    save(&summary.receipt, json, |json| json)?;
     Ok((pruned, summary))
 }
 
-/// What is left to fine-tune.
-fn reduced(
-    trained: &Checkpoint,
-    data: &Dataset,
-    options: &CompressOptions,
-) -> Result<Checkpoint, Error> {
-    let scaled = match options.scale {
-        1.0 => trained.clone(),
-        factor => {
-            warn_of_softmax(trained, factor);
-            scale(trained, factor, options.scale_mode)?
+fn save<T>(
+    file: &std::path::Path,
+    made: std::io::Result<T>,
+    bytes: impl Fn(T) -> Vec<u8>,
+) -> Result<(), Error> {
+    let saved = made.and_then(|made| espalier::file::save(file, &bytes(made)));
+    saved.map_err(|source| Error::Write {
+        file: file.to_owned(),
+        source,
+    })
+}
+
+/// The emulated board that costs are measured on, and its name; or why there is none.
+fn chip(project: &Project) -> Result<(Option<Chip>, String), Error> {
+    let board = Board::named(&project.board.name)?;
+    let board = match board.emulator {
+        Some(_) => board,
+        None => Board::named(EMULATED)?,
+    };
+    let name = board.name.to_owned();
+    match Chip::new(board) {
+        Ok(chip) => Ok((Some(chip), name)),
+        Err(CostError::Firmware(error)) => {
+            let missing = super::build::missing_tool(error.into())?;
+            match project.compress.targets().need_chip() {
+                true => Err(Error::NoChip(missing)),
+                false => Ok((None, missing)),
+            }
         }
-    };
-    let clipped = clipped(scaled, options);
-    let factorised = match &options.factorise {
-        Some(ranks) => factorise(&clipped, ranks)?,
-        None => clipped,
-    };
-    let Some(target) = options.target_params else {
-        return Ok(factorised);
-    };
-    let importance = importance(&factorised, options.importance, data)?;
-    let shrinking = Shrinking::new(&factorised, &importance, &Preference::new());
-    Ok(shrinking.after(shrinking.steps_to(target)?)?)
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A compression under way.
+struct Work<'a> {
+    project: &'a Project,
+    data: &'a Pictures,
+    trained: &'a Checkpoint,
+    stop: &'a AtomicBool,
+    meter: Meter<'a>,
+    state: Searched,
+}
+
+impl Work<'_> {
+    fn compress(&mut self, resume: bool) -> Result<Checkpoint, Error> {
+        let project = self.project;
+        let unfinished = project.output(UNFINISHED);
+        let searched = project.compress.is_search();
+        if resume && (searched || !unfinished.is_file()) {
+            self.state = self.load_state()?;
+        }
+        let (from, options) = match (resume && unfinished.is_file(), self.state.chosen.clone()) {
+            (true, Some(chosen)) => (Checkpoint::load(&unfinished)?, chosen),
+            (true, None) if !searched => (Checkpoint::load(&unfinished)?, project.compress.clone()),
+            _ => self.reduced()?,
+        };
+        let hooks = Hooks {
+            stop: self.stop,
+            save: Some(&unfinished),
+            save_every: SAVE_EVERY,
+            label: "compress",
+        };
+        let (data, train) = (&self.data.train, project.train_options());
+        let tuned = match options.is_fine_tuned() {
+            false => return Ok(from),
+            true => finetune(
+                from,
+                self.trained,
+                data,
+                &options,
+                &train,
+                &project.augment,
+                &hooks,
+            )?,
+        };
+        let tuned = self.clipped(tuned);
+        self.measure("fine-tuned", &tuned)?;
+        Ok(tuned)
+    }
+
+    /// What is left to fine-tune, and how.
+    fn reduced(&mut self) -> Result<(Checkpoint, CompressOptions), Error> {
+        let options = &self.project.compress;
+        self.state.steps.clear();
+        self.measure("trained", self.trained)?;
+        let mut network = self.trained.clone();
+        if options.scale != 1.0 {
+            warn_of_softmax(&network, options.scale);
+            network = scale(&network, options.scale, options.scale_mode)?;
+            self.measure("scaled", &network)?;
+        }
+        if options.clip.is_some() {
+            network = self.clipped(network);
+            self.measure("clipped", &network)?;
+        }
+        if options.is_search() {
+            let Candidate { start, options } = self.search(&network)?;
+            self.measure("searched", &start)?;
+            self.state.chosen = Some(options.clone());
+            self.save_state()?;
+            return Ok((start, options));
+        }
+        if let Some(ranks) = &options.factorise {
+            network = factorise(&network, ranks)?;
+            self.measure("factorised", &network)?;
+        }
+        if let Some(target) = options.target_params {
+            let importance = importance(&network, options.importance, &self.data.train)?;
+            let shrinking = Shrinking::new(&network, &importance, &Preference::new());
+            network = shrinking.after(shrinking.steps_to(target)?)?;
+            self.measure("channels removed", &network)?;
+        }
+        Ok((network, options.clone()))
+    }
+
+    fn search(&mut self, network: &Checkpoint) -> Result<Candidate, Error> {
+        let project = self.project;
+        let known = std::mem::take(&mut self.state.trials);
+        let file = project.output(SEARCH);
+        let key = self.key();
+        let steps = self.state.steps.clone();
+        let report = |trials: &[Trial]| {
+            if let Some(trial) = trials.last() {
+                say(words(trial));
+            }
+            let state = Searched {
+                key: key.clone(),
+                trials: trials.to_vec(),
+                chosen: None,
+                steps: steps.clone(),
+            };
+            if let Err(error) = state.save(&file) {
+                tracing::warn!("{error}");
+            }
+        };
+        let search = Search {
+            trained: network,
+            pictures: self.data,
+            options: &project.compress,
+            train: &project.train_options(),
+            augmentation: &project.augment,
+            meter: &self.meter,
+            stop: self.stop,
+            known: &known,
+            report: &report,
+        };
+        match search.run() {
+            Ok((candidate, trials)) => {
+                self.state.trials = trials;
+                Ok(candidate)
+            }
+            Err(SearchError::Train(TrainError::Interrupted { step, steps, .. })) => {
+                let file = Some(file);
+                Err(TrainError::Interrupted { file, step, steps }.into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What a search depends on.
+    fn key(&self) -> String {
+        espalier::train::key_of(
+            &self.data.train,
+            &self.project.train_options(),
+            &self.project.augment,
+            &self.project.compress,
+            self.trained,
+        )
+    }
+
+    fn load_state(&self) -> Result<Searched, Error> {
+        let file = self.project.output(SEARCH);
+        let read = |source| Error::Read {
+            file: file.clone(),
+            source,
+        };
+        let text = std::fs::read(&file).map_err(read)?;
+        let state: Searched = serde_json::from_slice(&text).map_err(|e| read(e.into()))?;
+        match state.key == self.key() {
+            true => Ok(state),
+            false => Err(Error::OtherSearch(file)),
+        }
+    }
+
+    fn save_state(&mut self) -> Result<(), Error> {
+        self.state.key = self.key();
+        self.state.save(&self.project.output(SEARCH))
+    }
+
+    fn measure(&mut self, name: &str, network: &Checkpoint) -> Result<(), Error> {
+        let (bytes, cost) = self.meter.measure(network)?;
+        let model = Model::parse(&bytes).map_err(CostError::from)?;
+        let validation = match &self.data.validation {
+            Some(pictures) => {
+                let Score {
+                    accuracy,
+                    correct,
+                    total,
+                    ..
+                } = simulate(&model, pictures)?;
+                Some((accuracy, interval(correct, total)))
+            }
+            None => None,
+        };
+        self.state.steps.push(Step {
+            name: name.to_owned(),
+            widths: widths(network),
+            cost,
+            validation,
+        });
+        Ok(())
+    }
+
+    /// Points of validation accuracy that are lost.
+    fn drop(&self, steps: &[Step]) -> Result<Option<f64>, Error> {
+        let Some(validation) = &self.data.validation else {
+            return Ok(None);
+        };
+        let before = super::train::score(self.trained, validation)?.accuracy;
+        let after = steps.last().and_then(|step| step.validation);
+        Ok(after.map(|(after, _)| 100.0 * (before - after)))
+    }
+
+    fn clipped(&self, checkpoint: Checkpoint) -> Checkpoint {
+        match self.project.compress.clip {
+            Some(limit) => clip(checkpoint, limit),
+            None => checkpoint,
+        }
+    }
+}
+
+impl Searched {
+    fn save(&self, file: &std::path::Path) -> Result<(), Error> {
+        save(file, serde_json::to_vec(self).map_err(Into::into), |json| {
+            json
+        })
+    }
 }
 
 fn warn_of_softmax(trained: &Checkpoint, factor: f32) {
@@ -167,21 +467,134 @@ fn warn_of_softmax(trained: &Checkpoint, factor: f32) {
     }
 }
 
-fn clipped(checkpoint: Checkpoint, options: &CompressOptions) -> Checkpoint {
-    match options.clip {
-        Some(limit) => clip(checkpoint, limit),
-        None => checkpoint,
+/// A trial in one line.
+fn words(trial: &Trial) -> String {
+    let widths: Vec<String> = trial
+        .widths
+        .iter()
+        .map(|(_, width)| width.to_string())
+        .collect();
+    let bits = match &trial.recipe.bits {
+        Some(bits) => {
+            let bits: Vec<String> = bits.values().map(|bits| bits.to_string()).collect();
+            format!("{} bits", bits.join("/"))
+        }
+        None => "int8".to_owned(),
+    };
+    format!(
+        "trial {} ({bits}): {:.1} % with {} parameters, {} bytes",
+        widths.join("-"),
+        100.0 * trial.accuracy,
+        thousands(trial.cost.params as u64),
+        thousands(trial.cost.model_bytes as u64)
+    )
+}
+
+impl Compressed {
+    /// Of the trials, and of what the network was and is.
+    fn points(&self) -> Vec<Point> {
+        let point = |label: Option<&str>, bytes: usize, accuracy: f64| Point {
+            label: label.map(str::to_owned),
+            bytes: bytes as f64,
+            accuracy: 100.0 * accuracy,
+        };
+        let trials = self.trials.iter();
+        let trials = trials.map(|trial| point(None, trial.cost.model_bytes, trial.accuracy));
+        let ends = [self.steps.first(), self.steps.last()]
+            .into_iter()
+            .flatten();
+        let ends = ends.filter_map(|step| {
+            let (accuracy, _) = step.validation?;
+            Some(point(Some(&step.name), step.cost.model_bytes, accuracy))
+        });
+        trials.chain(ends).collect()
+    }
+
+    fn step_table(&self) -> impl fmt::Display {
+        let mut rows = table([
+            "step",
+            "parameters",
+            "not zero",
+            "distinct",
+            "model bytes",
+            "flash",
+            "RAM",
+            "MACs",
+            "instructions",
+            "validation",
+        ]);
+        let count = |number: usize| thousands(number as u64);
+        for Step {
+            name,
+            cost,
+            validation,
+            ..
+        } in &self.steps
+        {
+            let chip = |value: fn(&espalier::compress::cost::OnChip) -> u64| {
+                cost.on_chip
+                    .as_ref()
+                    .map_or(String::new(), |chip| thousands(value(chip)))
+            };
+            rows.add_row([
+                name.clone(),
+                count(cost.params),
+                count(cost.nonzeros),
+                count(cost.distinct),
+                count(cost.model_bytes),
+                chip(|chip| chip.flash_bytes),
+                chip(|chip| chip.ram_bytes),
+                thousands(cost.macs),
+                chip(|chip| chip.instructions),
+                validation.map_or(String::new(), |(accuracy, [low, high])| {
+                    format!(
+                        "{:.1} % ({:.1} to {:.1})",
+                        100.0 * accuracy,
+                        100.0 * low,
+                        100.0 * high
+                    )
+                }),
+            ]);
+        }
+        rows
     }
 }
 
-impl Report for Compressed {}
+impl Report for Compressed {
+    fn failure(&self) -> Option<String> {
+        if let Some(Over { key, is, most }) = self.over {
+            let (is, most) = (thousands(is), thousands(most));
+            return Some(format!(
+                "the fine-tuned network takes {is}, more than compress.{key} = {most}: set the target a little lower"
+            ));
+        }
+        let (drop, most) = (self.drop?, self.max_drop?);
+        (drop > most).then(|| {
+            format!(
+                "the network loses {drop:.2} points on the validation pictures and compress.max_drop is {most}: \
+                 allow {drop:.2}, raise the target, or fine-tune for more epochs"
+            )
+        })
+    }
+}
 
 impl fmt::Display for Compressed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = |number: usize| thousands(number as u64);
         let (changed, tested) = (count(self.answers_changed), count(self.score.total));
         let (params, before) = (count(self.params), count(self.params_before));
+        writeln!(f, "{}", self.step_table())?;
+        if self.pareto.is_some() {
+            writeln!(f, "{}", plot::terminal(&self.points()))?;
+        }
         writeln!(f, "accuracy         {}", self.score.percent())?;
+        writeln!(
+            f,
+            "                 float before {:.2} %, after {:.2} %, int8 {:.2} % of the test pictures",
+            100.0 * self.accuracy_before,
+            100.0 * self.accuracy,
+            100.0 * self.accuracy_int8
+        )?;
         writeln!(
             f,
             "answers          {changed} of {tested} are others than before"
@@ -191,7 +604,18 @@ impl fmt::Display for Compressed {
             "parameters       {params} of {before}, {} of them not zero",
             count(self.nonzeros)
         )?;
+        if let Some(drop) = self.drop {
+            writeln!(
+                f,
+                "lost             {drop:.2} points on the validation pictures"
+            )?;
+        }
+        writeln!(f, "measured on      {}", self.measured_on)?;
         writeln!(f, "took             {:.1} s", self.seconds)?;
+        if let Some(pareto) = &self.pareto {
+            writeln!(f, "trials           {}", pareto.display())?;
+        }
+        writeln!(f, "receipt          {}", self.receipt.display())?;
         write!(f, "checkpoint       {}", self.checkpoint.display())
     }
 }

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use espalier::checkpoint::CheckpointError;
+use espalier::compress::cost::CostError;
 use espalier::compress::scale::ScaleError;
+use espalier::compress::search::SearchError;
 use espalier::compress::structured::StructuredError;
 use espalier::config::ConfigError;
 use espalier::data::{DataError, PictureShape};
@@ -56,6 +58,18 @@ pub enum Error {
         /// Why.
         reason: shared::layer::ShapeError,
     },
+    /// A target that only the firmware shows.
+    #[error("a target of flash, RAM or instructions needs the emulated firmware: {0}")]
+    NoChip(String),
+    /// A search of another project, network or options.
+    #[error("{}: that search was started with other options or another network; start anew without `--resume`", .0.display())]
+    OtherSearch(PathBuf),
+    /// What a network costs is not known.
+    #[error(transparent)]
+    Cost(#[from] CostError),
+    /// A search found nothing.
+    #[error(transparent)]
+    Search(#[from] SearchError),
     /// A handler for Ctrl-C could not be set.
     #[error("Ctrl-C cannot be handled: {0}")]
     Signal(#[from] ctrlc::Error),

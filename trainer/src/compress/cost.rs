@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use shared::{Model, ParseError};
 
 use crate::checkpoint::Checkpoint;
@@ -19,7 +19,7 @@ use crate::train::TrainError;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// What a network costs.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Cost {
     /// Weights and biases, zeros counted.
     pub params: usize,
@@ -33,13 +33,13 @@ pub struct Cost {
     pub arena_bytes: usize,
     /// Multiply-accumulates of one inference.
     pub macs: u64,
-    /// What only the firmware shows; nothing where it cannot be built or emulated.
-    #[serde(flatten)]
+    /// What only the firmware shows; nothing where it cannot be built or emulated, or
+    /// where the model does not fit the board.
     pub on_chip: Option<OnChip>,
 }
 
 /// Measured with the firmware.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct OnChip {
     /// Bytes of flash: model, code and constants.
     pub flash_bytes: u64,

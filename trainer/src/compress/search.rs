@@ -8,6 +8,7 @@
 //! ones before.
 
 use std::num::NonZeroU8;
+use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 use shared::layer::Layer;
@@ -28,7 +29,7 @@ use crate::network::NetworkError;
 use crate::quantise::Prefer;
 use crate::score::Score;
 use crate::simulate::{SimulateError, simulate};
-use crate::train::{Hooks, TrainError, TrainOptions};
+use crate::train::{Hooks, TrainError, TrainOptions, argmax, evaluate};
 
 /// Bits that are tried where the file may be coded.
 const BITS: [u8; 3] = [4, 3, 2];
@@ -166,10 +167,12 @@ pub struct Recipe {
 }
 
 /// A recipe that was tried.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Trial {
     /// What was tried.
     pub recipe: Recipe,
+    /// The parameters that it was made for, where they were the limit.
+    pub target_params: Option<u64>,
     /// Layers that write channels, and how many are left.
     pub widths: Vec<(String, usize)>,
     /// What it costs after the trial.
@@ -192,10 +195,12 @@ pub struct Search<'a> {
     pub augmentation: &'a Augmentation,
     /// Measures.
     pub meter: &'a Meter<'a>,
-    /// Stops it.
-    pub hooks: &'a Hooks<'a>,
-    /// Is told of each trial.
-    pub report: &'a dyn Fn(&Trial),
+    /// Once this is true, the search stops with [`TrainError::Interrupted`].
+    pub stop: &'a AtomicBool,
+    /// Trials that need not be done again.
+    pub known: &'a [Trial],
+    /// Is told of every trial, and of all before it.
+    pub report: &'a dyn Fn(&[Trial]),
 }
 
 /// A network within the budget, not yet trained on.
@@ -216,35 +221,40 @@ impl Search<'_> {
             bits: self.options.bits.clone(),
             preference: Preference::new(),
         };
-        let mut trials = Vec::new();
-        let mut best = self.try_one(&given, validation, &mut trials)?;
+        let mut tried = Tried {
+            search: self,
+            validation,
+            targets: self.options.targets(),
+            trials: Vec::new(),
+        };
+        if tried.targets.is_empty() {
+            tried.targets = tried.smallest(&given)?;
+        }
+        let mut best = tried.one(&given)?;
         if self.options.factorise.is_none() {
-            self.decide(&mut best, validation, &mut trials, |best| self.ranks(best))?;
+            tried.decide(&mut best, |best| self.ranks(best))?;
         }
         if self.options.bits.is_none() && self.options.share.is_none() && self.may_be_coded() {
-            let bits = |best: &Recipe| {
-                BITS.map(|bits| Recipe {
-                    bits: Some(PerLayer::All(bits)),
-                    ..best.clone()
-                })
-                .to_vec()
+            let recipe = |best: &Recipe, bits| Recipe {
+                bits: Some(PerLayer::All(bits)),
+                ..best.clone()
             };
-            self.decide(&mut best, validation, &mut trials, bits)?;
+            tried.decide(&mut best, |best| {
+                BITS.map(|bits| recipe(best, bits)).to_vec()
+            })?;
         }
-        for layer in self.layers(&best.0)? {
-            let preferences = |best: &Recipe| {
-                PREFERENCES
-                    .map(|worth| {
-                        let mut recipe = best.clone();
-                        *recipe.preference.entry(layer.clone()).or_insert(1.0) *= worth;
-                        recipe
-                    })
-                    .to_vec()
+        for layer in self.layers(&best.recipe)? {
+            let recipe = |best: &Recipe, worth| {
+                let mut recipe = best.clone();
+                *recipe.preference.entry(layer.clone()).or_insert(1.0) *= worth;
+                recipe
             };
-            self.decide(&mut best, validation, &mut trials, preferences)?;
+            tried.decide(&mut best, |best| {
+                PREFERENCES.map(|worth| recipe(best, worth)).to_vec()
+            })?;
         }
-        let candidate = self.largest(&best.0)?;
-        Ok((candidate, trials))
+        let candidate = self.largest(&best.recipe, tried.targets)?;
+        Ok((candidate, tried.trials))
     }
 
     fn may_be_coded(&self) -> bool {
@@ -253,62 +263,9 @@ impl Search<'_> {
         bytes && self.meter.export.prefer == Prefer::Size
     }
 
-    /// Tries some recipes and keeps the best of them and of what was the best before.
-    fn decide(
-        &self,
-        best: &mut (Recipe, f64),
-        validation: &Dataset,
-        trials: &mut Vec<Trial>,
-        recipes: impl Fn(&Recipe) -> Vec<Recipe>,
-    ) -> Result<(), SearchError> {
-        for recipe in recipes(&best.0) {
-            match self.try_one(&recipe, validation, trials) {
-                Ok(tried) if tried.1 > best.1 => *best = tried,
-                // A recipe that cannot be made small enough is no reason to give up.
-                Ok(_) | Err(SearchError::Unreachable { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    fn try_one(
-        &self,
-        recipe: &Recipe,
-        validation: &Dataset,
-        trials: &mut Vec<Trial>,
-    ) -> Result<(Recipe, f64), SearchError> {
-        let Candidate { start, options } = self.largest(recipe)?;
-        let options = CompressOptions {
-            epochs: self.options.trial_epochs,
-            ..options
-        };
-        let (data, train) = (&self.pictures.train, self.train);
-        let tuned = finetune(
-            start,
-            self.trained,
-            data,
-            &options,
-            train,
-            self.augmentation,
-            self.hooks,
-        )?;
-        let (bytes, cost) = self.meter.measure(&tuned)?;
-        let Score { accuracy, .. } = simulate(&Model::parse(&bytes)?, validation)?;
-        let trial = Trial {
-            recipe: recipe.clone(),
-            widths: widths(&tuned),
-            cost,
-            accuracy,
-        };
-        (self.report)(&trial);
-        trials.push(trial);
-        Ok((recipe.clone(), accuracy))
-    }
-
     /// The largest network of a recipe that the budget allows, by bisection over how many
     /// units have gone.
-    pub fn largest(&self, recipe: &Recipe) -> Result<Candidate, SearchError> {
+    fn largest(&self, recipe: &Recipe, targets: Targets) -> Result<Candidate, SearchError> {
         let options = CompressOptions {
             factorise: recipe.factorise.clone(),
             bits: recipe.bits.clone(),
@@ -320,7 +277,7 @@ impl Search<'_> {
         };
         let importance = importance(&whole, options.importance, &self.pictures.train)?;
         let shrinking = Shrinking::new(&whole, &importance, &recipe.preference);
-        let targets = options.targets().with_reserve();
+        let targets = targets.with_reserve();
         let over = |steps: usize| -> Result<Option<Over>, SearchError> {
             let smaller = shrinking.after(steps)?;
             // Nothing is exported where the parameters alone are too many.
@@ -398,6 +355,119 @@ impl Search<'_> {
         let layers = whole.network.nodes.iter().filter(writes);
         Ok(layers.map(|node| node.name.clone()).collect())
     }
+}
+
+/// The best so far.
+struct Best {
+    recipe: Recipe,
+    accuracy: f64,
+}
+
+/// What has been tried.
+struct Tried<'a> {
+    search: &'a Search<'a>,
+    validation: &'a Dataset,
+    targets: Targets,
+    trials: Vec<Trial>,
+}
+
+impl Tried<'_> {
+    /// The least parameters, of the whole network's halves, quarters and so on, with which a trial
+    /// does not lose more than `max_drop`: the limit where no other is given.
+    fn smallest(&mut self, recipe: &Recipe) -> Result<Targets, SearchError> {
+        let search = self.search;
+        let before = accuracy(search.trained, self.validation)?;
+        let least = before - search.options.max_drop.unwrap_or_default() / 100.0;
+        let whole = search.trained.parameters() as u64;
+        let limit = |params| Targets {
+            params: Some(params),
+            ..Targets::default()
+        };
+        let mut params = whole;
+        loop {
+            self.targets = limit(params / 2);
+            match self.one(recipe) {
+                Ok(tried) if tried.accuracy >= least => params /= 2,
+                Ok(_) | Err(SearchError::Unreachable { .. }) => return Ok(limit(params)),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Tries some recipes and keeps the best of them and of what was the best before.
+    fn decide(
+        &mut self,
+        best: &mut Best,
+        recipes: impl Fn(&Recipe) -> Vec<Recipe>,
+    ) -> Result<(), SearchError> {
+        for recipe in recipes(&best.recipe) {
+            match self.one(&recipe) {
+                Ok(tried) if tried.accuracy > best.accuracy => *best = tried,
+                // A recipe that cannot be made small enough is no reason to give up.
+                Ok(_) | Err(SearchError::Unreachable { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn one(&mut self, recipe: &Recipe) -> Result<Best, SearchError> {
+        let target_params = self.targets.params;
+        let same = |trial: &&Trial| trial.recipe == *recipe && trial.target_params == target_params;
+        let known = self.search.known.iter().find(same).cloned();
+        let trial = match known {
+            Some(trial) => trial,
+            None => self.train(recipe)?,
+        };
+        let accuracy = trial.accuracy;
+        self.trials.push(trial);
+        (self.search.report)(&self.trials);
+        Ok(Best {
+            recipe: recipe.clone(),
+            accuracy,
+        })
+    }
+
+    fn train(&self, recipe: &Recipe) -> Result<Trial, SearchError> {
+        let search = self.search;
+        let Candidate { start, options } = search.largest(recipe, self.targets)?;
+        let options = CompressOptions {
+            epochs: search.options.trial_epochs,
+            ..options
+        };
+        let hooks = Hooks {
+            stop: search.stop,
+            label: "trial",
+            ..Hooks::default()
+        };
+        let (train, data) = (search.train, &search.pictures.train);
+        let tuned = finetune(
+            start,
+            search.trained,
+            data,
+            &options,
+            train,
+            search.augmentation,
+            &hooks,
+        )?;
+        let (bytes, cost) = search.meter.measure(&tuned)?;
+        Ok(Trial {
+            recipe: recipe.clone(),
+            target_params: self.targets.params,
+            widths: widths(&tuned),
+            cost,
+            accuracy: simulate(&Model::parse(&bytes)?, self.validation)?.accuracy,
+        })
+    }
+}
+
+/// Of the float network.
+fn accuracy(checkpoint: &Checkpoint, data: &Dataset) -> Result<f64, TrainError> {
+    let answers: Vec<usize> = evaluate(checkpoint, data)?
+        .iter()
+        .map(|row| argmax(row))
+        .collect();
+    Ok(Score::new(data, &answers).accuracy)
 }
 
 /// As it will be exported.

@@ -1,0 +1,160 @@
+//! Pictures for people: accuracy against bytes, as SVG and in the terminal.
+
+use std::fmt::Write;
+
+use plotters::prelude::*;
+
+/// Size of the picture in pixels.
+const SIZE: (u32, u32) = (720, 480);
+/// Size of the plot in the terminal, in characters.
+const TERMINAL: (usize, usize) = (64, 16);
+
+/// One network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    /// What it is called; nothing for one of many.
+    pub label: Option<String>,
+    /// Bytes of its model file, above 0.
+    pub bytes: f64,
+    /// Accuracy in percent.
+    pub accuracy: f64,
+}
+
+/// The points that no other one beats in both bytes and accuracy, by bytes.
+pub fn frontier(points: &[Point]) -> Vec<&Point> {
+    let beaten = |point: &&Point| {
+        points.iter().any(|other| {
+            let no_worse = other.bytes <= point.bytes && other.accuracy >= point.accuracy;
+            no_worse && (other.bytes, other.accuracy) != (point.bytes, point.accuracy)
+        })
+    };
+    let mut best: Vec<&Point> = points.iter().filter(|point| !beaten(point)).collect();
+    best.sort_by(|a, b| a.bytes.total_cmp(&b.bytes));
+    best
+}
+
+/// Smallest and largest of the numbers, with a margin.
+fn range(numbers: impl Iterator<Item = f64>, margin: f64) -> std::ops::Range<f64> {
+    let ends = numbers.fold((f64::MAX, f64::MIN), |(a, b), x| (a.min(x), b.max(x)));
+    ends.0 - margin..ends.1 + margin
+}
+
+/// An SVG of the points, their frontier as a line. Bytes are on a logarithmic scale.
+pub fn svg(title: &str, points: &[Point]) -> Result<String, String> {
+    let mut text = String::new();
+    draw(title, points, &mut text).map_err(|error| error.to_string())?;
+    Ok(text)
+}
+
+fn draw(title: &str, points: &[Point], to: &mut String) -> Result<(), Box<dyn std::error::Error>> {
+    let root = SVGBackend::with_string(to, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let bytes = range(points.iter().map(|p| p.bytes.log2()), 0.3);
+    let accuracy = range(points.iter().map(|p| p.accuracy), 0.3);
+    let mut chart = ChartBuilder::on(&root)
+        .caption(title, ("sans-serif", 18))
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(52)
+        .build_cartesian_2d(bytes, accuracy)?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .x_desc("bytes of the model file")
+        .y_desc("accuracy on validation pictures, %")
+        .x_label_formatter(&|log| format!("{:.0}", log.exp2()))
+        .y_label_formatter(&|percent| format!("{percent:.1}"))
+        .draw()?;
+    let place = |point: &Point| (point.bytes.log2(), point.accuracy);
+    let line = frontier(points).into_iter().map(place);
+    chart.draw_series(LineSeries::new(line, &BLUE))?;
+    for point in points {
+        let at = place(point);
+        let colour = if point.label.is_some() { RED } else { BLUE };
+        chart.draw_series([Circle::new(at, 4, colour.filled())])?;
+        if let Some(label) = &point.label {
+            let text = Text::new(label.clone(), at, ("sans-serif", 14));
+            chart.draw_series([text])?;
+        }
+    }
+    root.present()?;
+    Ok(())
+}
+
+/// The same in characters: `o` for a point, `*` for one with a label.
+pub fn terminal(points: &[Point]) -> String {
+    let (width, height) = TERMINAL;
+    let bytes = range(points.iter().map(|p| p.bytes.log2()), 0.01);
+    let accuracy = range(points.iter().map(|p| p.accuracy), 0.01);
+    let place = |value: f64, range: &std::ops::Range<f64>, count: usize| {
+        let share = (value - range.start) / (range.end - range.start);
+        ((share * count as f64) as usize).min(count - 1)
+    };
+    let mut rows = vec![vec![' '; width]; height];
+    let with_label_last = |point: &&Point| point.label.is_some();
+    let mut ordered: Vec<&Point> = points.iter().collect();
+    ordered.sort_by_key(with_label_last);
+    for point in ordered {
+        let column = place(point.bytes.log2(), &bytes, width);
+        let row = height - 1 - place(point.accuracy, &accuracy, height);
+        rows[row][column] = if point.label.is_some() { '*' } else { 'o' };
+    }
+    let mut text = String::new();
+    for (index, row) in rows.iter().enumerate() {
+        let percent = match index {
+            0 => format!("{:5.1} %", accuracy.end),
+            i if i + 1 == height => format!("{:5.1} %", accuracy.start),
+            _ => " ".repeat(7),
+        };
+        let line: String = row.iter().collect();
+        let _ = writeln!(text, "{percent} |{}", line.trim_end());
+    }
+    let (least, most) = (bytes.start.exp2(), bytes.end.exp2());
+    let _ = writeln!(text, "        +{}", "-".repeat(width));
+    let _ = write!(
+        text,
+        "         {least:<10.0}{:>1$.0} bytes",
+        most,
+        width - 16
+    );
+    text
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn points() -> Vec<Point> {
+        let point = |label: Option<&str>, bytes, accuracy| Point {
+            label: label.map(str::to_owned),
+            bytes,
+            accuracy,
+        };
+        vec![
+            point(Some("whole"), 120_000.0, 92.5),
+            point(None, 8_000.0, 91.0),
+            point(None, 9_000.0, 90.0),
+            point(Some("chosen"), 4_000.0, 90.5),
+        ]
+    }
+
+    #[test]
+    fn the_frontier_is_what_nothing_beats() {
+        let points = points();
+        let bytes: Vec<f64> = frontier(&points).iter().map(|p| p.bytes).collect();
+        assert_eq!(bytes, [4_000.0, 8_000.0, 120_000.0]);
+    }
+
+    #[test]
+    fn both_pictures_show_every_point() {
+        let svg = svg("a title", &points()).unwrap();
+        assert!(svg.starts_with("<svg") && svg.contains("a title") && svg.contains("chosen"));
+        assert_eq!(svg.matches("<circle").count(), 4);
+        let terminal = terminal(&points());
+        let count = |mark| terminal.matches(mark).count();
+        assert_eq!((count('o'), count('*')), (2, 2), "{terminal}");
+        // One point alone has a picture, too.
+        assert!(super::terminal(&points()[..1]).contains('*'));
+    }
+}
