@@ -13,6 +13,7 @@ mod model;
 mod new;
 mod project;
 mod run;
+mod sensitivity;
 mod simulate;
 mod train;
 
@@ -37,6 +38,8 @@ pub enum Command {
     Train(train::Cmd),
     /// Make a checkpoint smaller: scale, clip, remove channels, prune
     Compress(compress::Cmd),
+    /// Which layers of a checkpoint mind being compressed
+    Sensitivity(sensitivity::Cmd),
     /// Quantise a checkpoint and write the model file
     Export(export::Cmd),
     /// The layers of a model file
@@ -60,6 +63,7 @@ impl Command {
             Self::Data(cmd) => finish(cmd.run(), json),
             Self::Train(cmd) => finish(cmd.run(), json),
             Self::Compress(cmd) => finish(cmd.run(), json),
+            Self::Sensitivity(cmd) => finish(cmd.run(), json),
             Self::Export(cmd) => finish(cmd.run(), json),
             Self::Inspect(cmd) => finish(cmd.run(), json),
             Self::Simulate(cmd) => finish(cmd.run(), json),

@@ -71,15 +71,32 @@ impl Constraint for CompressOptions {
 
     fn apply(&self, step: usize, steps: usize, checkpoint: &mut Checkpoint) {
         if prune::due(step, steps) {
+            let sparsity = prune::sparsity(step, steps, self.sparsity);
+            let surplus = prune::surplus(step, steps, self.regrow);
             prune::zero_smallest(
                 checkpoint,
-                prune::sparsity(step, steps, self.sparsity),
+                sparsity + surplus * (1.0 - sparsity),
                 self.scope,
             );
         }
         if self.has_grids() && fit_due(step, steps) {
             fit_grids(checkpoint, self);
         }
+    }
+
+    fn grows(&self, step: usize, steps: usize) -> bool {
+        prune::due(step, steps) && prune::surplus(step, steps, self.regrow) > 0.0
+    }
+
+    fn grow(
+        &self,
+        step: usize,
+        steps: usize,
+        gradients: &[Option<Vec<f32>>],
+        checkpoint: &mut Checkpoint,
+    ) {
+        let sparsity = prune::sparsity(step, steps, self.sparsity);
+        prune::grow(checkpoint, gradients, sparsity, self.scope);
     }
 }
 

@@ -10,6 +10,7 @@ mod per_layer;
 pub mod prune;
 pub mod scale;
 pub mod search;
+pub mod sensitivity;
 pub mod share;
 pub mod structured;
 
@@ -61,6 +62,9 @@ pub struct CompressOptions {
     pub sparsity: f32,
     /// Among which weights the smallest are looked for.
     pub scope: Scope,
+    /// Share of the weights left that go too many at first and come back where their
+    /// gradients are largest, 0 to below 1.
+    pub regrow: f32,
     /// Distinct weights of a layer, 2 to 255: [`share`]. Any where not given.
     pub share: Option<PerLayer<u8>>,
     /// Bits of a layer's weights, 2 to 8, where they are not shared. With 8 the int8
@@ -96,6 +100,7 @@ impl Default for CompressOptions {
             trial_epochs: 2,
             sparsity: 0.9,
             scope: Scope::default(),
+            regrow: 0.0,
             share: None,
             bits: None,
             epochs: 80,
@@ -158,6 +163,10 @@ impl CompressOptions {
             "Where the smallest weights are looked for: global or layer",
         ),
         (
+            "regrow",
+            "Share of the weights left that go too early and come back where gradients are largest",
+        ),
+        (
             "share",
             "Distinct weights in a layer, 2 to 255: 16, or { conv2d_1 = 64, '*' = 16 }",
         ),
@@ -210,6 +219,11 @@ impl CompressOptions {
             (
                 "compress.sparsity",
                 wrong(sparsity.into(), (0.0..1.0).contains(&sparsity)),
+                "0 or more and below 1",
+            ),
+            (
+                "compress.regrow",
+                wrong(self.regrow.into(), (0.0..1.0).contains(&self.regrow)),
                 "0 or more and below 1",
             ),
             (

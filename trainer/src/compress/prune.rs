@@ -1,6 +1,8 @@
 //! Magnitude pruning: the smallest weights become 0, a few more before every so many
 //! steps of a fine-tuning, and the rest is trained on.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
@@ -10,6 +12,9 @@ use crate::network::Role;
 const RAMP: f64 = 0.6;
 /// Times at which weights are zeroed.
 const ROUNDS: usize = 100;
+
+/// Size of a weight that comes back, over the largest of its layer.
+const NEW_WEIGHT: f32 = 1e-3;
 
 /// Among which weights the smallest are looked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -40,31 +45,95 @@ pub(super) fn sparsity(step: usize, steps: usize, target: f32) -> f32 {
     (f64::from(target) * (1.0 - (1.0 - share).powi(3))) as f32
 }
 
+/// The share of the weights that are not 0 which go too many before a step, to come back
+/// elsewhere: `regrow` at first and less and less, until the sparsity is held.
+pub(super) fn surplus(step: usize, steps: usize, regrow: f32) -> f32 {
+    regrow * (1.0 - (step as f32 / ramp(steps).max(1) as f32).min(1.0))
+}
+
 /// Zeroes the smallest weights until the given share is 0, rounded up to a whole weight.
 /// Of equals, the first ones go.
 pub(super) fn zero_smallest(checkpoint: &mut Checkpoint, sparsity: f32, scope: Scope) {
-    let names: Vec<String> = checkpoint
-        .network
-        .nodes
-        .iter()
-        .map(|node| node.tensor_name(Role::Weight))
-        .collect();
-    let layers = checkpoint
-        .tensors
-        .iter_mut()
-        .filter(|(name, _)| names.contains(name))
-        .map(|(_, array)| array.data.iter_mut());
+    let layers = weights_of(checkpoint).into_iter();
+    let layers = layers.map(|(_, weights)| weights.iter_mut());
     match scope {
         Scope::Global => zero_share(layers.flatten().collect(), sparsity),
         Scope::Layer => layers.for_each(|weights| zero_share(weights.collect(), sparsity)),
     }
 }
 
-fn zero_share(mut weights: Vec<&mut f32>, sparsity: f32) {
-    let count = (weights.len() as f64 * f64::from(sparsity)).ceil() as usize;
+/// The same of some weights.
+pub(super) fn zero_share(mut weights: Vec<&mut f32>, sparsity: f32) {
+    let count = zeros(weights.len(), sparsity);
     weights.sort_by(|a, b| a.abs().total_cmp(&b.abs()));
     let smallest = weights.into_iter().take(count);
     smallest.for_each(|weight| *weight = 0.0);
+}
+
+/// How many of so many weights are 0.
+fn zeros(weights: usize, sparsity: f32) -> usize {
+    (weights as f64 * f64::from(sparsity)).ceil() as usize
+}
+
+/// Brings back weights that are 0 until only the given share is: those with the largest
+/// gradients, of which each layer has its own (Evci et al. 2020, "Rigging the Lottery").
+/// They start small and against the gradient.
+pub(super) fn grow(
+    checkpoint: &mut Checkpoint,
+    gradients: &[Option<Vec<f32>>],
+    sparsity: f32,
+    scope: Scope,
+) {
+    let layers = weights_of(checkpoint).into_iter();
+    let layers = layers.filter_map(|(node, weights)| {
+        let gradient = gradients.get(node)?.as_ref()?;
+        let largest = weights
+            .iter()
+            .fold(0f32, |most, weight| weight.abs().max(most));
+        let pairs = weights.iter_mut().zip(gradient);
+        let grown = pairs.map(move |(weight, gradient)| Grown {
+            value: -NEW_WEIGHT * largest * gradient.signum(),
+            gradient: gradient.abs(),
+            weight,
+        });
+        Some(grown.collect::<Vec<_>>())
+    });
+    match scope {
+        Scope::Global => grow_share(layers.flatten().collect(), sparsity),
+        Scope::Layer => layers.for_each(|layer| grow_share(layer, sparsity)),
+    }
+}
+
+/// A weight that may come back.
+struct Grown<'a> {
+    weight: &'a mut f32,
+    gradient: f32,
+    value: f32,
+}
+
+fn grow_share(all: Vec<Grown>, sparsity: f32) {
+    let stay = zeros(all.len(), sparsity);
+    let mut zero: Vec<Grown> = all
+        .into_iter()
+        .filter(|grown| *grown.weight == 0.0)
+        .collect();
+    let count = zero.len().saturating_sub(stay);
+    zero.sort_by(|a, b| b.gradient.total_cmp(&a.gradient));
+    for grown in zero.into_iter().take(count) {
+        *grown.weight = grown.value;
+    }
+}
+
+/// The number of each layer that has weights, and its weights.
+fn weights_of(checkpoint: &mut Checkpoint) -> Vec<(usize, &mut [f32])> {
+    let nodes = checkpoint.network.nodes.iter().enumerate();
+    let names: BTreeMap<String, usize> = nodes
+        .map(|(index, node)| (node.tensor_name(Role::Weight), index))
+        .collect();
+    let arrays = checkpoint.tensors.iter_mut();
+    arrays
+        .filter_map(|(name, array)| Some((*names.get(name)?, array.data.as_mut_slice())))
+        .collect()
 }
 
 #[cfg(test)]
@@ -143,15 +212,61 @@ mod tests {
     }
 
     #[test]
+    fn what_has_the_largest_gradient_comes_back() {
+        let mut checkpoint = untrained(false);
+        let names: Vec<String> = checkpoint
+            .network
+            .nodes
+            .iter()
+            .map(|node| node.tensor_name(Role::Weight))
+            .collect();
+        let gradient = |name: &String| {
+            let count = checkpoint.tensors.get(name)?.data.len();
+            Some((0..count).map(|i| i as f32 - 20.0).collect())
+        };
+        let gradients: Vec<Option<Vec<f32>>> = names.iter().map(gradient).collect();
+        zero_smallest(&mut checkpoint, 0.75, Scope::Layer);
+        let before = checkpoint.clone();
+        grow(&mut checkpoint, &gradients, 0.5, Scope::Layer);
+        for (name, gradient) in names.iter().zip(&gradients) {
+            let (Some(gradient), Some(after)) = (gradient, checkpoint.tensors.get(name)) else {
+                continue;
+            };
+            let all = before.tensors[name]
+                .data
+                .iter()
+                .zip(&after.data)
+                .zip(gradient);
+            let (mut grown, mut left) = (f32::MAX, 0f32);
+            for ((before, after), gradient) in all {
+                match (*before == 0.0, *after == 0.0) {
+                    (true, true) => left = left.max(gradient.abs()),
+                    (true, false) => {
+                        grown = grown.min(gradient.abs());
+                        assert!(after * gradient < 0.0, "against the gradient");
+                    }
+                    _ => assert_eq!(before, after),
+                }
+            }
+            assert!(left <= grown, "{name}");
+            let zero = after.data.iter().filter(|&&weight| weight == 0.0).count();
+            assert_eq!(zero, after.data.len().div_ceil(2), "{name}");
+        }
+        let surplus = |step| surplus(step, 1000, 0.2);
+        assert_eq!((surplus(0), surplus(600), surplus(900)), (0.2, 0.0, 0.0));
+    }
+
+    #[test]
     fn the_sparsity_is_reached_and_resumed_bit_for_bit() {
-        for batch_norm in [false, true] {
+        for (batch_norm, regrow) in [(false, 0.0), (true, 0.0), (false, 0.3)] {
             let teacher = untrained(batch_norm);
+            let half = CompressOptions { regrow, ..half() };
             let run = |checkpoint, hooks: &Hooks| {
                 finetune(
                     checkpoint,
                     &teacher,
                     &data(),
-                    &half(),
+                    &half,
                     &options(),
                     &augmentation(),
                     hooks,

@@ -1,5 +1,7 @@
 //! Which pictures a step sees, and how they are changed before.
 
+use std::hash::{DefaultHasher, Hasher};
+
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -21,6 +23,17 @@ pub(super) struct Shard {
     pub labels: Vec<usize>,
     /// Whether these are all.
     pub whole: bool,
+}
+
+/// What a worker computes with.
+pub(super) struct Prepared {
+    /// Augmented pictures [pictures, channels, height, width].
+    pub input: Tensor<4>,
+    /// What the network should say to them [pictures, classes].
+    pub targets: Tensor<2>,
+    /// A hash of each augmented picture: equal ones have equal keys, and others almost
+    /// certainly not.
+    pub keys: Vec<u64>,
 }
 
 /// Makes the batch of any step from its number alone, so that a training may go
@@ -87,12 +100,19 @@ impl<'a> Batches<'a> {
         (0..shards).map(shard).collect()
     }
 
-    /// Augmented pictures [pictures, channels, height, width], and what the
-    /// network should say to them [pictures, classes].
-    pub(super) fn tensors(&self, shard: &Shard, device: &Device) -> (Tensor<4>, Tensor<2>) {
+    /// The pictures of a shard, augmented.
+    pub(super) fn prepare(&self, shard: &Shard, device: &Device) -> Prepared {
         let pixels = self.pixels(&shard.members, shard.epoch);
-        let input = pictures_to_tensor(&pixels, self.shape, self.scale, device);
-        (input, self.targets(&shard.labels, device))
+        let key = |pixels: &[u8]| {
+            let mut hasher = DefaultHasher::new();
+            hasher.write(pixels);
+            hasher.finish()
+        };
+        Prepared {
+            input: pictures_to_tensor(&pixels, self.shape, self.scale, device),
+            targets: self.targets(&shard.labels, device),
+            keys: pixels.chunks_exact(self.shape.len()).map(key).collect(),
+        }
     }
 
     fn pixels(&self, members: &[usize], epoch: usize) -> Vec<u8> {

@@ -1,14 +1,16 @@
 //! The training loop.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use burn::module::{Module, ParamGroup};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer, MultiGradientsParams};
 use burn::tensor::activation::{log_softmax, softmax};
-use burn::tensor::{Bytes, Device, Tensor};
+use burn::tensor::{Bytes, Device, Tensor, TensorData};
 
-use super::batch::{Batches, Shard};
+use super::batch::{Batches, Prepared, Shard};
 use super::progress::Progress;
 use super::schedule::rate;
 use super::workers::Workers;
@@ -22,6 +24,9 @@ use crate::network::{FloatNetwork, Masks, Network, numbers};
 /// them the bits, do not depend on the number of cores.
 const SHARD: usize = 16;
 
+/// For each picture of the data, how many augmented ones a teacher's answers are kept of.
+const KNOWN_PICTURES: usize = 4;
+
 /// A pause between two saves is at least this many times as long as a save.
 const SAVE_SHARE: u32 = 20;
 
@@ -32,6 +37,16 @@ pub(crate) trait Constraint {
     fn due(&self, step: usize, steps: usize) -> bool;
     /// Does what is due.
     fn apply(&self, step: usize, steps: usize, checkpoint: &mut Checkpoint);
+    /// Whether a step brings weights back that are 0.
+    fn grows(&self, step: usize, steps: usize) -> bool;
+    /// Brings them back, by the step's gradients: for each layer those of its weights.
+    fn grow(
+        &self,
+        step: usize,
+        steps: usize,
+        gradients: &[Option<Vec<f32>>],
+        checkpoint: &mut Checkpoint,
+    );
 }
 
 /// A network that another one is to answer like.
@@ -44,19 +59,65 @@ pub(crate) struct Teacher<'a> {
     pub temperature: f32,
 }
 
-impl<'a> Teacher<'a> {
-    fn with_network(self) -> (Self, FloatNetwork) {
-        (self, FloatNetwork::new(self.checkpoint, &Device::flex()))
+/// A teacher at work.
+struct Lesson<'a> {
+    teacher: Teacher<'a>,
+    network: FloatNetwork,
+    /// Its logits for pictures that it has seen, by [`Shard`] key: without augmentation,
+    /// or with flips alone, the same pictures come again.
+    known: Mutex<HashMap<u64, Vec<f32>>>,
+    /// Most pictures in `known`.
+    room: usize,
+}
+
+impl<'a> Lesson<'a> {
+    fn new(teacher: Teacher<'a>, pictures: usize) -> Self {
+        Self {
+            teacher,
+            network: FloatNetwork::new(teacher.checkpoint, &Device::flex()),
+            known: Mutex::default(),
+            room: KNOWN_PICTURES * pictures,
+        }
     }
 
-    fn answers(&self, network: &FloatNetwork, input: &Tensor<4>) -> Taught {
-        let logits = network.logits(input.clone().inner());
-        let temperature = f64::from(self.temperature);
+    /// What the teacher says to pictures; `keys` tells them apart.
+    fn answers(&self, input: &Tensor<4>, keys: &[u64]) -> Taught {
+        let input = input.clone().inner();
+        let unknown: Vec<i32> = {
+            let known = self.lock();
+            let is_unknown = |&(_, key): &(i32, &u64)| !known.contains_key(key);
+            let unknown = (0..).zip(keys).filter(is_unknown);
+            unknown.map(|(index, _)| index).collect()
+        };
+        let device = input.device();
+        let mut new = HashMap::new();
+        if !unknown.is_empty() {
+            let indices = Tensor::from_data(unknown.as_slice(), &device);
+            let logits = numbers(self.network.logits(input.select(0, indices)));
+            let rows = logits.chunks(logits.len() / unknown.len());
+            let keys = unknown.iter().map(|&index| keys[index as usize]);
+            new.extend(keys.zip(rows.map(<[f32]>::to_vec)));
+        }
+        let mut known = self.lock();
+        let row = |key: &u64| new.get(key).or_else(|| known.get(key)).cloned();
+        let rows: Vec<f32> = keys.iter().filter_map(row).flatten().collect();
+        if known.len() < self.room {
+            known.extend(new);
+        }
+        drop(known);
+        let shape = [keys.len(), rows.len() / keys.len().max(1)];
+        let logits = Tensor::<2>::from_data(TensorData::new(rows, shape), &device);
+        let temperature = f64::from(self.teacher.temperature);
         Taught {
             answers: Tensor::from_inner(softmax(logits / temperature, 1)),
-            share: self.share.into(),
+            share: self.teacher.share.into(),
             temperature,
         }
+    }
+
+    /// A worker that panicked while it held the lock left whole rows behind.
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Vec<f32>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -99,8 +160,7 @@ struct Run<'a> {
     /// Everything but the tensors is up to date.
     checkpoint: Checkpoint,
     network: FloatNetwork,
-    /// With its network, which learns nothing.
-    teacher: Option<(Teacher<'a>, FloatNetwork)>,
+    lesson: Option<Lesson<'a>>,
     optimiser: ModuleOptimizer,
     masks: Option<Masks>,
     batches: Batches<'a>,
@@ -128,7 +188,9 @@ impl<'a> Run<'a> {
         Ok(Self {
             progress: Progress::new(job.hooks.label, step, steps, batches.per_epoch),
             masks: job.constraint.map(|_| network.masks()),
-            teacher: job.teacher.map(Teacher::with_network),
+            lesson: job
+                .teacher
+                .map(|teacher| Lesson::new(teacher, job.data.pictures.len())),
             workers: Workers::new(),
             shard: shard(&checkpoint.network),
             job,
@@ -146,10 +208,14 @@ impl<'a> Run<'a> {
         let shards = self.batches.shards(self.step, self.shard);
         let pictures: usize = shards.iter().map(|shard| shard.labels.len()).sum();
         let (network, device) = (&self.network, &self.device);
-        let teacher = self.teacher.as_ref();
+        let lesson = self.lesson.as_ref();
         let results = self.workers.map(shards, |shard| {
-            let (input, targets) = self.batches.tensors(&shard, device);
-            let taught = teacher.map(|(teacher, network)| teacher.answers(network, &input));
+            let Prepared {
+                input,
+                targets,
+                keys,
+            } = self.batches.prepare(&shard, device);
+            let taught = lesson.map(|lesson| lesson.answers(&input, &keys));
             // A copy of its own for each, or they would wait for each other.
             let network = match shard.whole {
                 true => network.clone(),
@@ -164,6 +230,7 @@ impl<'a> Run<'a> {
                 step: self.step + 1,
             });
         }
+        self.grow(&results);
         self.update(results);
         self.step += 1;
         self.progress.step(loss, right, pictures);
@@ -193,12 +260,46 @@ impl<'a> Run<'a> {
             return;
         };
         if constraint.due(self.step, self.steps) {
-            self.checkpoint.tensors = self.network.to_tensors();
-            constraint.apply(self.step, self.steps, &mut self.checkpoint);
-            // Its parameters keep their numbers, so that the optimiser still fits.
-            self.network = FloatNetwork::new(&self.checkpoint, &self.device);
-            self.masks = Some(self.network.masks());
+            self.change(|checkpoint, step, steps| constraint.apply(step, steps, checkpoint));
         }
+    }
+
+    fn grow(&mut self, results: &[Learned]) {
+        let Some(constraint) = self.job.constraint else {
+            return;
+        };
+        if constraint.grows(self.step, self.steps) {
+            let gradients = self.gradients(results);
+            self.change(|checkpoint, step, steps| {
+                constraint.grow(step, steps, &gradients, checkpoint);
+            });
+        }
+    }
+
+    /// Of the weights of each layer, over the whole batch.
+    fn gradients(&self, results: &[Learned]) -> Vec<Option<Vec<f32>>> {
+        let of_shards = results
+            .iter()
+            .map(|result| self.network.weight_gradients(&result.gradients));
+        let sum = |mut sums: Vec<Option<Vec<f32>>>, shard: Vec<Option<Vec<f32>>>| {
+            let layers = sums.iter_mut().flatten().zip(shard.into_iter().flatten());
+            for (sum, part) in layers {
+                sum.iter_mut()
+                    .zip(part)
+                    .for_each(|(sum, part)| *sum += part);
+            }
+            sums
+        };
+        of_shards.reduce(sum).unwrap_or_default()
+    }
+
+    /// Changes the network's tensors, grids and masks.
+    fn change(&mut self, change: impl FnOnce(&mut Checkpoint, usize, usize)) {
+        self.checkpoint.tensors = self.network.to_tensors();
+        change(&mut self.checkpoint, self.step, self.steps);
+        // Its parameters keep their numbers, so that the optimiser still fits.
+        self.network = FloatNetwork::new(&self.checkpoint, &self.device);
+        self.masks = Some(self.network.masks());
     }
 
     fn interrupted(&mut self) -> Result<TrainError, TrainError> {
@@ -336,8 +437,6 @@ fn count_right(logits: &[f32], labels: &[usize]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::TensorData;
-
     use super::*;
 
     fn rows(values: [[f32; 2]; 2]) -> Tensor<2> {
