@@ -1,0 +1,163 @@
+//! `tests/bench compress [--json]`: what every committed compressed model does now: on all
+//! test pictures in the host simulation, and on some in the emulator. An example, so that
+//! it shares what the tests have compiled.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use espalier::checkpoint::Checkpoint;
+use espalier::compress::scale::{ScaleMode, scale};
+use espalier::data::{self, Dataset, Part, Source};
+use espalier::device::{Board, emulator, firmware};
+use espalier::simulate::{inputs, options, simulate};
+use espalier::train::{argmax, evaluate};
+use espalier_tests::command::workspace;
+use serde_json::{Map, Value, json};
+use shared::{Engine, Model};
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Pictures that the emulated chip answers.
+const EMULATED: usize = 20;
+/// How long it may take for them.
+const LIMIT: Duration = Duration::from_secs(120);
+/// The factor of the article.
+const SCALE: f32 = 0.1;
+
+fn main() -> ExitCode {
+    let json = std::env::args().any(|argument| argument == "--json");
+    match bench() {
+        Ok(results) => {
+            print(&results, json);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench() -> Result<Value, Failure> {
+    let folder = workspace().join("examples/fashion-mnist");
+    let source = Source::parse(Path::new("fashion-mnist"), Path::new(""))?;
+    let board = Board::named("mps2-an386")?;
+    let elf = firmware::build(&board)?;
+    let mut models = Map::new();
+    let mut folders: Vec<_> = std::fs::read_dir(&folder)?.collect::<Result<Vec<_>, _>>()?;
+    folders.sort_by_key(|entry| entry.file_name());
+    for entry in folders {
+        let file = entry.path().join("model.esp");
+        if file.is_file() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let receipt = std::fs::read(entry.path().join("receipt.json"))?;
+            let receipt = serde_json::from_slice(&receipt)?;
+            models.insert(name, model(&std::fs::read(file)?, &receipt, &source, &board, &elf)?);
+        }
+    }
+    let scaled = scaled(&folder.join("article/float.safetensors"), &source)?;
+    Ok(json!({ "models": models, "scale": scaled, "board": board.name }))
+}
+
+/// One model; what it was made from is in its receipt.
+fn model(
+    bytes: &[u8],
+    receipt: &Value,
+    source: &Source,
+    board: &Board,
+    elf: &Path,
+) -> Result<Value, Failure> {
+    let model = Model::parse(bytes)?;
+    let mut test = data::load(source, Part::Test, &options(&model))?;
+    let score = simulate(&model, &test)?;
+    test.pictures.truncate(EMULATED);
+    let inputs = inputs(&model, &test);
+    let run = emulator::run(board, elf, bytes, &inputs, LIMIT)?;
+    let expected = host_outputs(&model, &inputs)?;
+    let differ = run.outputs.iter().zip(&expected).filter(|(a, b)| a != b).count();
+    let float = receipt["accuracy_before"].as_f64().ok_or("no accuracy_before in the receipt")?;
+    let whole = &receipt["steps"][0];
+    let dense = whole["on_chip"]["instructions"].as_f64().ok_or("no instructions in the receipt")?;
+    let params = model.steps().filter_map(|step| model.params(&step));
+    let instructions = run.instructions_per_inference();
+    Ok(json!({
+        "params": params.map(|p| p.weights() + p.channels).sum::<usize>(),
+        "nonzeros": receipt["nonzeros"],
+        "params_before": whole["params"],
+        "model_bytes": bytes.len(),
+        "accuracy": score.accuracy,
+        "interval": score.interval,
+        "float_accuracy": float,
+        "drop": 100.0 * (float - score.accuracy),
+        "instructions": instructions,
+        "instructions_ratio": instructions as f64 / dense,
+        "mismatched_bytes": differ + run.outputs.len().abs_diff(expected.len()),
+    }))
+}
+
+fn host_outputs(model: &Model, inputs: &[i8]) -> Result<Vec<i8>, Failure> {
+    let mut arena = vec![0; model.arena_bytes()];
+    let mut engine = Engine::new(model, &mut arena)?;
+    let mut outputs = Vec::new();
+    for input in inputs.chunks_exact(model.input_shape().len()) {
+        outputs.extend_from_slice(engine.infer(|to| to.copy_from_slice(input)));
+    }
+    Ok(outputs)
+}
+
+/// The float network with all weights times 0.1, which keeps every answer and every
+/// parameter.
+fn scaled(file: &Path, source: &Source) -> Result<Value, Failure> {
+    let whole = Checkpoint::load(file)?;
+    let test = data::load(source, Part::Test, &data::Options::default())?;
+    let smaller = scale(&whole, SCALE, ScaleMode::Exact)?;
+    let (before, after) = (answers(&whole, &test)?, answers(&smaller, &test)?);
+    Ok(json!({
+        "factor": SCALE,
+        "pictures": before.len(),
+        "answers_changed": before.iter().zip(&after).filter(|(a, b)| a != b).count(),
+        "params_before": whole.parameters(),
+        "params": smaller.parameters(),
+    }))
+}
+
+fn answers(checkpoint: &Checkpoint, data: &Dataset) -> Result<Vec<usize>, Failure> {
+    let logits = evaluate(checkpoint, data)?;
+    Ok(logits.iter().map(|row| argmax(row)).collect())
+}
+
+fn print(results: &Value, json: bool) {
+    if json {
+        println!("{results:#}");
+        return;
+    }
+    println!(
+        "{:<14} {:>8} {:>8} {:>8} {:>9} {:>8} {:>6} {:>13} {:>6}",
+        "model", "params", "nonzero", "bytes", "accuracy", "float", "drop", "instructions", "ratio"
+    );
+    for (name, model) in results["models"].as_object().into_iter().flatten() {
+        let percent = |key: &str| 100.0 * model[key].as_f64().unwrap_or(f64::NAN);
+        println!(
+            "{name:<14} {:>8} {:>8} {:>8} {:>7.2} % {:>6.2} % {:>6.2} {:>13} {:>6.3}",
+            model["params"],
+            model["nonzeros"],
+            model["model_bytes"],
+            percent("accuracy"),
+            percent("float_accuracy"),
+            model["drop"].as_f64().unwrap_or(f64::NAN),
+            model["instructions"],
+            model["instructions_ratio"].as_f64().unwrap_or(f64::NAN)
+        );
+    }
+    let scale = &results["scale"];
+    println!(
+        "weights times {}: {} of {} answers change, {} of {} parameters are left",
+        scale["factor"],
+        scale["answers_changed"],
+        scale["pictures"],
+        scale["params"],
+        scale["params_before"]
+    );
+    println!("accuracy over 10,000 test pictures in the host simulation; instructions, not cycles, on the emulated {}", results["board"]);
+}
