@@ -167,7 +167,7 @@ fn int8_answers_as_float_does() {
     let float = evaluate(&checkpoint, &test).unwrap();
     let bytes = std::fs::read(built.path().join("out/model.esp")).unwrap();
     let model = shared::Model::parse(&bytes).unwrap();
-    let int8 = espalier::simulate::answers(&model, &espalier::simulate::outputs(&model, &test));
+    let int8 = espalier::simulate::answers(&model, &test);
     let same = float
         .iter()
         .zip(&int8)

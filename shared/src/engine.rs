@@ -1,5 +1,6 @@
 //! One inference.
 
+use crate::argmax;
 use crate::kernels::conv2d::{Conv2d, conv2d};
 use crate::kernels::dense::dense;
 use crate::kernels::depthwise_conv2d::{DepthwiseConv2d, depthwise_conv2d};
@@ -78,6 +79,20 @@ impl<'m, 'a> Engine<'m, 'a> {
         self.arena
             .get(self.model.output().range())
             .unwrap_or_default()
+    }
+
+    /// The class that the last inference has found: the position of the largest score, the
+    /// first of equals. Where a softmax comes last, scores are compared before it, where
+    /// those of small logits, or of certain answers, are still apart. Anything before the
+    /// first inference.
+    pub fn answer(&self) -> usize {
+        let softmax = self.model.steps().last();
+        let softmax = softmax.filter(|step| step.layer == Layer::Softmax);
+        let scores = match softmax {
+            Some(step) => self.model.tensor(step.inputs[0]),
+            None => self.model.output(),
+        };
+        argmax(self.arena.get(scores.range()).unwrap_or_default())
     }
 
     /// Runs a layer; `last` is the layer itself, or the max pool that a convolution

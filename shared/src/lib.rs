@@ -15,7 +15,9 @@
 //! let model = Model::parse(file)?; // every check happens here
 //! let mut engine = Engine::new(&model, arena)?; // or: how many bytes are missing
 //! let scores = engine.infer(|input| model.preprocessing().quantise(picture, input));
-//! # Ok(espalier_shared::argmax(scores))
+//! # let _ = scores;
+//! let class = engine.answer(); // or, of many, the largest of the scores
+//! # Ok(class)
 //! # }
 //! ```
 //!

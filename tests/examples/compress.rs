@@ -10,7 +10,8 @@ use espalier::checkpoint::Checkpoint;
 use espalier::compress::scale::{ScaleMode, scale};
 use espalier::data::{self, Dataset, Part, Source};
 use espalier::device::{Board, emulator, firmware};
-use espalier::simulate::{inputs, options, simulate};
+use espalier::quantise::{ExportOptions, calibrate, export};
+use espalier::simulate::{self, inputs, options};
 use espalier::train::{argmax, evaluate};
 use espalier_tests::command::workspace;
 use serde_json::{Map, Value, json};
@@ -53,7 +54,10 @@ fn bench() -> Result<Value, Failure> {
             let name = entry.file_name().to_string_lossy().into_owned();
             let receipt = std::fs::read(entry.path().join("receipt.json"))?;
             let receipt = serde_json::from_slice(&receipt)?;
-            models.insert(name, model(&std::fs::read(file)?, &receipt, &source, &board, &elf)?);
+            models.insert(
+                name,
+                model(&std::fs::read(file)?, &receipt, &source, &board, &elf)?,
+            );
         }
     }
     let scaled = scaled(&folder.join("article/float.safetensors"), &source)?;
@@ -70,15 +74,24 @@ fn model(
 ) -> Result<Value, Failure> {
     let model = Model::parse(bytes)?;
     let mut test = data::load(source, Part::Test, &options(&model))?;
-    let score = simulate(&model, &test)?;
+    let score = simulate::simulate(&model, &test)?;
     test.pictures.truncate(EMULATED);
     let inputs = inputs(&model, &test);
     let run = emulator::run(board, elf, bytes, &inputs, LIMIT)?;
     let expected = host_outputs(&model, &inputs)?;
-    let differ = run.outputs.iter().zip(&expected).filter(|(a, b)| a != b).count();
-    let float = receipt["accuracy_before"].as_f64().ok_or("no accuracy_before in the receipt")?;
+    let differ = run
+        .outputs
+        .iter()
+        .zip(&expected)
+        .filter(|(a, b)| a != b)
+        .count();
+    let float = receipt["accuracy_before"]
+        .as_f64()
+        .ok_or("no accuracy_before in the receipt")?;
     let whole = &receipt["steps"][0];
-    let dense = whole["on_chip"]["instructions"].as_f64().ok_or("no instructions in the receipt")?;
+    let dense = whole["on_chip"]["instructions"]
+        .as_f64()
+        .ok_or("no instructions in the receipt")?;
     let params = model.steps().filter_map(|step| model.params(&step));
     let instructions = run.instructions_per_inference();
     Ok(json!({
@@ -113,10 +126,26 @@ fn scaled(file: &Path, source: &Source) -> Result<Value, Failure> {
     let test = data::load(source, Part::Test, &data::Options::default())?;
     let smaller = scale(&whole, SCALE, ScaleMode::Exact)?;
     let (before, after) = (answers(&whole, &test)?, answers(&smaller, &test)?);
+    let train = data::load(source, Part::Train, &data::Options::default())?;
+    let int8 = |checkpoint: &Checkpoint| -> Result<Vec<usize>, Failure> {
+        let options = ExportOptions::default();
+        let bytes = export(
+            checkpoint,
+            &calibrate(checkpoint, &train, &options)?,
+            &options,
+        )?
+        .bytes;
+        Ok(simulate::answers(&Model::parse(&bytes)?, &test))
+    };
+    let changed = |before: &[usize], after: &[usize]| {
+        let pairs = before.iter().zip(after);
+        pairs.filter(|(before, after)| before != after).count()
+    };
     Ok(json!({
         "factor": SCALE,
         "pictures": before.len(),
-        "answers_changed": before.iter().zip(&after).filter(|(a, b)| a != b).count(),
+        "answers_changed": changed(&before, &after),
+        "int8_answers_changed": changed(&int8(&whole)?, &int8(&smaller)?),
         "params_before": whole.parameters(),
         "params": smaller.parameters(),
     }))
@@ -152,12 +181,16 @@ fn print(results: &Value, json: bool) {
     }
     let scale = &results["scale"];
     println!(
-        "weights times {}: {} of {} answers change, {} of {} parameters are left",
+        "weights times {}: {} (int8: {}) of {} answers change, {} of {} parameters are left",
         scale["factor"],
         scale["answers_changed"],
+        scale["int8_answers_changed"],
         scale["pictures"],
         scale["params"],
         scale["params_before"]
     );
-    println!("accuracy over 10,000 test pictures in the host simulation; instructions, not cycles, on the emulated {}", results["board"]);
+    println!(
+        "accuracy over 10,000 test pictures in the host simulation; instructions, not cycles, on the emulated {}",
+        results["board"]
+    );
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 use shared::{Engine, Model};
 
-use crate::data::{Dataset, Options};
+use crate::data::{Dataset, Options, Picture};
 use crate::score::Score;
 
 /// A data set that a model cannot answer.
@@ -34,26 +34,35 @@ pub fn options(model: &Model) -> Options {
     }
 }
 
-/// Outputs of the model for every picture, one after the other, on all cores.
-/// Pictures must have the shape of [`options`].
+/// The class that the model finds in every picture, on all cores. Pictures must have the
+/// shape of [`options`].
+pub fn answers(model: &Model, dataset: &Dataset) -> Vec<usize> {
+    infer(model, dataset, |engine, fill| {
+        engine.infer(fill);
+        engine.answer()
+    })
+}
+
+/// Outputs of the model for every picture, one after the other, likewise.
 pub fn outputs(model: &Model, dataset: &Dataset) -> Vec<i8> {
-    let classes = model.output_shape().len();
-    let mut outputs = vec![0; dataset.pictures.len() * classes];
-    outputs
-        .par_chunks_mut(classes)
-        .zip(&dataset.pictures)
-        .for_each_init(
-            || vec![0; model.arena_bytes()],
-            |arena, (output, picture)| {
-                // The arena is as large as the model says.
-                if let Ok(mut engine) = Engine::new(model, arena) {
-                    let preprocessing = model.preprocessing();
-                    let fill = |input: &mut [i8]| preprocessing.quantise(&picture.pixels, input);
-                    output.copy_from_slice(engine.infer(fill));
-                }
-            },
-        );
-    outputs
+    infer(model, dataset, |engine, fill| engine.infer(fill).to_vec()).concat()
+}
+
+/// What `run` makes of every picture; the closure that it is given writes the input.
+fn infer<T: Send + Default>(
+    model: &Model,
+    dataset: &Dataset,
+    run: impl Fn(&mut Engine, &dyn Fn(&mut [i8])) -> T + Sync,
+) -> Vec<T> {
+    let arena = || vec![0; model.arena_bytes()];
+    let one = |arena: &mut Vec<i8>, picture: &Picture| {
+        let preprocessing = model.preprocessing();
+        let fill = |input: &mut [i8]| preprocessing.quantise(&picture.pixels, input);
+        // The arena is as large as the model says.
+        let engine = Engine::new(model, arena);
+        engine.map_or_else(|_| T::default(), |mut engine| run(&mut engine, &fill))
+    };
+    dataset.pictures.par_iter().map_init(arena, one).collect()
 }
 
 /// Inputs of the model for every picture, one after the other.
@@ -70,7 +79,7 @@ pub fn inputs(model: &Model, dataset: &Dataset) -> Vec<i8> {
 /// model's classes in another order.
 pub fn simulate(model: &Model, dataset: &Dataset) -> Result<Score, SimulateError> {
     let dataset = in_order_of(model, dataset)?;
-    let answers = answers(model, &outputs(model, &dataset));
+    let answers = answers(model, &dataset);
     Ok(Score::new(&dataset, &answers))
 }
 
@@ -95,10 +104,4 @@ fn in_order_of<'d>(model: &Model, dataset: &'d Dataset) -> Result<Cow<'d, Datase
         picture.label = positions[picture.label];
     }
     Ok(Cow::Owned(dataset))
-}
-
-/// The class that each output names.
-pub fn answers(model: &Model, outputs: &[i8]) -> Vec<usize> {
-    let rows = outputs.chunks_exact(model.output_shape().len());
-    rows.map(shared::argmax).collect()
 }

@@ -240,14 +240,17 @@ fn chip(project: &Project) -> Result<(Option<Chip>, String), Error> {
     let name = board.name.to_owned();
     match Chip::new(board) {
         Ok(chip) => Ok((Some(chip), name)),
-        Err(CostError::Firmware(error)) => {
-            let missing = super::build::missing_tool(error.into())?;
+        Err(error) => {
+            let missing = super::build::missing_tool(match error {
+                CostError::Firmware(error) => error.into(),
+                CostError::Emulator(error) => error.into(),
+                error => error.into(),
+            })?;
             match project.compress.targets().need_chip() {
                 true => Err(Error::NoChip(missing)),
                 false => Ok((None, missing)),
             }
         }
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -301,6 +304,20 @@ impl Work<'_> {
     /// What is left to fine-tune, and how.
     fn reduced(&mut self) -> Result<(Checkpoint, CompressOptions), Error> {
         let options = &self.project.compress;
+        if let Some((key, name)) = options.unknown_layer(&self.trained.network) {
+            let nodes = self.trained.network.nodes.iter();
+            return Err(Error::NoLayer {
+                key,
+                name: name.to_owned(),
+                layers: nodes
+                    .map(|node| node.name.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            });
+        }
+        if options.is_search() && self.data.validation.is_none() {
+            return Err(SearchError::NoValidation.into());
+        }
         self.state.steps.clear();
         self.measure("trained", self.trained)?;
         let mut network = self.trained.clone();
@@ -461,8 +478,8 @@ fn warn_of_softmax(trained: &Checkpoint, factor: f32) {
     let last = trained.network.nodes.last();
     if factor < 1.0 && last.is_some_and(|node| node.layer == Layer::Softmax) {
         tracing::warn!(
-            "smaller logits flatten the softmax: in int8 its outputs may all be equal; \
-             leave `softmax` out of the network to keep the classes there"
+            "smaller logits flatten the softmax: in int8 its scores may all be equal; \
+             answers are found before it and stay"
         );
     }
 }

@@ -61,6 +61,16 @@ pub enum Error {
     /// A target that only the firmware shows.
     #[error("a target of flash, RAM or instructions needs the emulated firmware: {0}")]
     NoChip(String),
+    /// A value for a layer that is not there.
+    #[error("compress.{key} names `{name}`, which is no layer with weights; there are {layers}")]
+    NoLayer {
+        /// The key.
+        key: &'static str,
+        /// The layer.
+        name: String,
+        /// All layers.
+        layers: String,
+    },
     /// A search of another project, network or options.
     #[error("{}: that search was started with other options or another network; start anew without `--resume`", .0.display())]
     OtherSearch(PathBuf),

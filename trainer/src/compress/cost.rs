@@ -100,6 +100,7 @@ pub struct Chip {
 impl Chip {
     /// Builds the firmware of an emulated board.
     pub fn new(board: Board) -> Result<Self, CostError> {
+        emulator::find()?;
         let elf = firmware::build(&board)?;
         let bytes = std::fs::read(&elf).map_err(|source| CostError::Read {
             file: elf.clone(),

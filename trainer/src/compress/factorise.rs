@@ -16,6 +16,9 @@ use super::PerLayer;
 use crate::checkpoint::{Array, Checkpoint};
 use crate::network::{Definition, Network, NetworkError, Node, Role};
 
+/// Behind the name of a layer, that of its first part.
+pub const DEPTHWISE: &str = "_depthwise";
+
 /// Steps of the power iteration: singular values that are not apart by then are near
 /// enough to serve for each other.
 const ITERATIONS: usize = 60;
@@ -168,7 +171,7 @@ impl Rebuilt<'_> {
             _ => node.inputs[0],
         };
         let first = Definition {
-            name: self.name(&format!("{}_depthwise", node.name)),
+            name: self.name(&format!("{}{DEPTHWISE}", node.name)),
             layer: Layer::DepthwiseConv2d(factors.depthwise),
             inputs: vec![self.tensor_of[read]],
             batch_norm: false,

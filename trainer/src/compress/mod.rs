@@ -24,6 +24,7 @@ pub use self::per_layer::PerLayer;
 use self::prune::Scope;
 use self::scale::ScaleMode;
 use self::search::Targets;
+use crate::network::Network;
 use crate::train::{OutOfRange, first_wrong};
 
 /// The `[compress]` section: what is done, in the order of the keys.
@@ -280,6 +281,19 @@ impl CompressOptions {
     pub fn is_fine_tuned(&self) -> bool {
         let smaller = self.factorise.is_some() || !self.targets().is_empty();
         smaller || self.sparsity > 0.0 || self.has_grids()
+    }
+
+    /// A key with a value for a layer that is not there, and the layer. Parts of layers
+    /// that are split are there.
+    pub fn unknown_layer(&self, network: &Network) -> Option<(&'static str, &str)> {
+        let share = self.share.as_ref().and_then(|share| share.unknown(network));
+        let bits = self.bits.as_ref().and_then(|bits| bits.unknown(network));
+        let ranks = self
+            .factorise
+            .as_ref()
+            .and_then(|ranks| ranks.unknown(network));
+        let mut all = [("share", share), ("bits", bits), ("factorise", ranks)].into_iter();
+        all.find_map(|(key, name)| Some((key, name?)))
     }
 
     /// What the network may cost.

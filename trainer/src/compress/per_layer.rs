@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::factorise::DEPTHWISE;
 use crate::network::Network;
 
 /// One value for all layers, or one for each of some: `4`, or
@@ -38,13 +39,14 @@ impl<T: Copy> PerLayer<T> {
         one.into_iter().chain(named.into_iter().flatten())
     }
 
-    /// A name that no layer with weights has.
+    /// A name that no layer with weights has, nor the first part of one that is split.
     pub fn unknown(&self, network: &Network) -> Option<&str> {
         let Self::Named(values) = self else {
             return None;
         };
         let known = |name: &str| {
             let mut nodes = network.nodes.iter();
+            let name = name.strip_suffix(DEPTHWISE).unwrap_or(name);
             name == OTHERS || nodes.any(|n| n.name == name && network.params(n).is_some())
         };
         values.keys().map(String::as_str).find(|name| !known(name))

@@ -13,7 +13,8 @@ use crate::network::{Node, Role};
 pub enum ScaleMode {
     /// Biases are scaled with what they are added to, so that every layer's output is
     /// the old one times a power of the factor, and the largest logit stays the
-    /// largest. In int8, a softmax of very small logits no longer tells them apart.
+    /// largest. In int8, a softmax of very small logits no longer tells them apart, which
+    /// is why answers are found before it.
     #[default]
     Exact,
     /// Nothing: the network computes something else.

@@ -152,6 +152,19 @@ fn refusal(exit: &Exit) -> &'static str {
     }
 }
 
+/// Says whether there is an emulator.
+pub fn find() -> Result<(), EmulatorError> {
+    let mut qemu = Command::new(QEMU);
+    qemu.arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    match qemu.status() {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(EmulatorError::NotInstalled),
+        Err(source) => Err(file_error(Path::new(QEMU), source)),
+    }
+}
+
 /// Runs a model with the inputs, which lie one behind the other. Kills the emulator when the limit is over.
 pub fn run(
     board: &Board,

@@ -1,0 +1,278 @@
+//! `espalier compress` as a user calls it: budgets, the receipt, and what is refused.
+
+#![allow(clippy::unwrap_used)] // a test may stop at the first surprise
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use espalier_tests::command::{call, can_emulate, copy_folder, espalier, json, workspace};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const PROJECT: &str = r#"
+[data]
+source = "."
+validation = 0.25
+
+[network]
+layers = [
+    { conv2d = { filters = 8, kernel = 3, activation = "relu" } },
+    { max_pool2d = { kernel = 2 } },
+    { conv2d = { filters = 12, kernel = 3, activation = "relu" }, batch_norm = true },
+    { max_pool2d = { kernel = 2 } },
+    { flatten = {} },
+    { dense = { units = 16, activation = "relu" } },
+    { dense = {} },
+    { softmax = {} },
+]
+
+[train]
+epochs = 20
+
+[compress]
+sparsity = 0.0
+epochs = 4
+trial_epochs = 1
+
+[export]
+prefer = "size"
+"#;
+
+/// A trained project of its own.
+fn trained() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    for part in ["train", "test"] {
+        let from = workspace().join("examples/fashion").join(part);
+        copy_folder(&from, &folder.path().join(part));
+    }
+    fs::write(folder.path().join("espalier.toml"), PROJECT).unwrap();
+    let path = folder.path().to_owned();
+    assert!(call(&path, ["train"]).success);
+    (folder, path)
+}
+
+fn compress<'a>(flags: &[&'a str]) -> Vec<&'a str> {
+    [&["compress", "out/float.safetensors"], flags].concat()
+}
+
+fn number(report: &Value, pointer: &str) -> f64 {
+    let value = report.pointer(pointer).and_then(Value::as_f64);
+    value.unwrap_or_else(|| panic!("{pointer} is not there: {report}"))
+}
+
+#[test]
+fn a_search_keeps_within_every_limit() {
+    if !can_emulate("a_search_keeps_within_every_limit") {
+        return;
+    }
+    let (_folder, path) = trained();
+    for (flag, most, cost) in [
+        ("--target-params", "1200", "params"),
+        ("--target-model-bytes", "1800", "model_bytes"),
+        ("--target-flash", "42000", "on_chip/flash_bytes"),
+        ("--target-ram", "7500", "on_chip/ram_bytes"),
+        ("--target-instructions", "250000", "on_chip/instructions"),
+    ] {
+        let report = json(&path, compress(&[flag, most, "--max-drop", "100"]));
+        let steps = report["steps"].as_array().unwrap();
+        let names: Vec<&str> = steps.iter().map(|s| s["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["trained", "searched", "fine-tuned"]);
+        let last = steps.len() - 1;
+        let (before, after) = (
+            number(&report, &format!("/steps/0/{cost}")),
+            number(&report, &format!("/steps/{last}/{cost}")),
+        );
+        let most: f64 = most.parse().unwrap();
+        assert!(
+            before > most && after <= most,
+            "{flag}: {before} to {after}"
+        );
+        assert!(report["trials"].as_array().unwrap().len() > 3);
+        let pareto = fs::read_to_string(path.join("out/pareto.svg")).unwrap();
+        assert!(pareto.starts_with("<svg"));
+        let receipt = fs::read_to_string(path.join("out/compress.json")).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&receipt).unwrap(), report);
+        // What was measured is what export writes.
+        let exported = json(&path, ["export", "out/pruned.safetensors"]);
+        let measured = number(&report, &format!("/steps/{last}/model_bytes"));
+        assert_eq!(number(&exported, "/model_bytes"), measured);
+    }
+}
+
+#[test]
+fn few_values_are_few_values_in_the_model_file() {
+    let (_folder, path) = trained();
+    let whole = json(&path, ["export", "out/float.safetensors"]);
+    let mut bytes = number(&whole, "/model_bytes");
+    // From many values to few: each file is smaller than the one before.
+    for flags in [
+        ["--share", "64"],
+        ["--bits", "4"],
+        ["--share", "6"],
+        ["--bits", "2"],
+    ] {
+        let report = json(&path, compress(&flags));
+        let layers = 4.0;
+        let most = match flags {
+            ["--bits", bits] => 2f64.powi(bits.parse().unwrap()) - 1.0,
+            [_, share] => share.parse().unwrap(),
+        };
+        let distinct = number(&report, "/steps/1/distinct");
+        assert!(distinct <= layers * most, "{flags:?}: {distinct}");
+        let exported = json(&path, ["export", "out/pruned.safetensors"]);
+        let smaller = number(&exported, "/model_bytes");
+        assert!(
+            smaller < bytes,
+            "{flags:?}: {smaller} and not below {bytes}"
+        );
+        bytes = smaller;
+        assert!(call(&path, ["simulate", "out/model.esp", "."]).success);
+    }
+    if can_emulate("few_values_are_few_values_in_the_model_file") {
+        let run = ["run", "out/model.esp", "--source", ".", "-n", "20"];
+        assert_eq!(json(&path, run)["mismatched_bytes"], 0);
+    }
+}
+
+#[test]
+fn layers_can_be_split_and_differ() {
+    let (_folder, path) = trained();
+    let flags = [
+        "--factorise",
+        "{ dense_1 = 2 }",
+        "--bits",
+        "{ conv2d_1 = 8, '*' = 4 }",
+        "--importance",
+        "taylor",
+        "--target-params",
+        "1500",
+    ];
+    let report = json(&path, compress(&flags));
+    let names: Vec<&str> = report["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| step["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        names,
+        ["trained", "factorised", "channels removed", "fine-tuned"]
+    );
+    let widths = report.pointer("/steps/3/widths").unwrap().to_string();
+    assert!(widths.contains("dense_1_depthwise"), "{widths}");
+    assert!(number(&report, "/params") <= 1500.0);
+    let exported = json(
+        &path,
+        ["export", "out/pruned.safetensors", "--method", "percentile"],
+    );
+    assert!(number(&exported, "/params") <= 1500.0);
+}
+
+#[test]
+fn a_search_that_was_killed_goes_on_to_the_same_network() {
+    let (_folder, path) = trained();
+    let flags = compress(&["--target-params", "1000", "--max-drop", "100"]);
+    let whole = json(&path, &flags);
+    let expected = fs::read(path.join("out/pruned.safetensors")).unwrap();
+    fs::remove_file(path.join("out/pruned.safetensors")).unwrap();
+
+    let mut search = Command::new(espalier())
+        .args(&flags)
+        .current_dir(&path)
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begin = Instant::now();
+    while !path.join("out/search.json").is_file() && begin.elapsed() < Duration::from_secs(120) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    search.kill().unwrap(); // SIGKILL
+    search.wait().unwrap();
+    assert!(
+        path.join("out/search.json").is_file(),
+        "no trial within two minutes"
+    );
+    assert!(!path.join("out/pruned.safetensors").exists());
+    let other = [flags.as_slice(), &["--resume", "--epochs", "5"]].concat();
+    let refused = call(&path, &other);
+    assert!(
+        refused.stderr.contains("other options"),
+        "{}",
+        refused.stderr
+    );
+    let resumed = json(&path, [flags.as_slice(), &["--resume"]].concat());
+    assert_eq!(resumed["trials"], whole["trials"]);
+    assert!(fs::read(path.join("out/pruned.safetensors")).unwrap() == expected);
+    assert!(!path.join("out/search.json").exists());
+}
+
+#[test]
+fn what_cannot_be_met_is_refused_with_the_nearest() {
+    let (_folder, path) = trained();
+    let fails = |flags: &[&str], words: &[&str]| {
+        let called = call(&path, compress(flags));
+        assert!(!called.success, "{flags:?}: {}", called.stdout);
+        for word in words {
+            assert!(called.stderr.contains(word), "{flags:?}: {}", called.stderr);
+        }
+    };
+    let hint = ["compress.target_model_bytes = 100", "or more"];
+    fails(&["--target-model-bytes", "100"], &hint);
+    // It is reached, but at a price: the network is there, the exit code says no.
+    let drop = ["--target-params", "200", "--max-drop", "0"];
+    fails(&drop, &["loses", "compress.max_drop is 0"]);
+    assert!(path.join("out/pruned.safetensors").is_file());
+
+    fails(&["--bits", "9"], &["compress.bits", "2 to 8"]);
+    fails(&["--share", "{ '*' = 1 }"], &["compress.share", "2 to 255"]);
+    fails(&["--share", "{ conv2d_9 = 16 }"], &["conv2d_9", "conv2d_1"]);
+    fails(&["--regrow", "1"], &["compress.regrow"]);
+    fails(&["--importance", "size"], &["importance"]);
+    let toml = PROJECT.replace("validation = 0.25", "");
+    fs::write(path.join("espalier.toml"), toml).unwrap();
+    fails(&["--target-ram", "6000"], &["data.validation"]);
+}
+
+#[test]
+fn a_scan_names_every_layer() {
+    let (_folder, path) = trained();
+    let report = json(&path, ["sensitivity", "out/float.safetensors"]);
+    assert_eq!(report["pictures"], "validation");
+    let layers = report["layers"].as_array().unwrap();
+    for layer in ["conv2d_1", "conv2d_2", "dense_1", "dense_2"] {
+        assert!(layers.iter().any(|row| row["layer"] == layer), "{layer}");
+    }
+}
+
+#[test]
+fn committed_models_are_what_their_receipts_say() {
+    let examples = workspace().join("examples/fashion-mnist");
+    let mut models = 0;
+    for entry in fs::read_dir(&examples).unwrap() {
+        let folder = entry.unwrap().path();
+        if folder.join("model.esp").is_file() {
+            models += 1;
+            is_what_its_receipt_says(&folder);
+        }
+    }
+    assert!(models > 0);
+}
+
+fn is_what_its_receipt_says(folder: &Path) {
+    let receipt = fs::read_to_string(folder.join("receipt.json")).unwrap();
+    let receipt: Value = serde_json::from_str(&receipt).unwrap();
+    let last = receipt["steps"].as_array().and_then(|steps| steps.last());
+    let inspected = json(folder, ["inspect", "model.esp"]);
+    assert_eq!(inspected["model_bytes"], last.unwrap()["model_bytes"]);
+    let layers = inspected["layers"].as_array().unwrap().iter();
+    let params: u64 = layers.map(|layer| layer["params"].as_u64().unwrap()).sum();
+    assert_eq!(
+        Some(params),
+        receipt["params"].as_u64(),
+        "{}",
+        folder.display()
+    );
+}
