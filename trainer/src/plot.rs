@@ -49,7 +49,7 @@ pub fn svg(title: &str, points: &[Point]) -> Result<String, String> {
 fn draw(title: &str, points: &[Point], to: &mut String) -> Result<(), Box<dyn std::error::Error>> {
     let root = SVGBackend::with_string(to, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
-    let bytes = range(points.iter().map(|p| p.bytes.log2()), 0.3);
+    let bytes = range(points.iter().map(|p| p.bytes.log2()), 0.6);
     let accuracy = range(points.iter().map(|p| p.accuracy), 0.3);
     let mut chart = ChartBuilder::on(&root)
         .caption(title, ("sans-serif", 18))
@@ -73,7 +73,8 @@ fn draw(title: &str, points: &[Point], to: &mut String) -> Result<(), Box<dyn st
         let colour = if point.label.is_some() { RED } else { BLUE };
         chart.draw_series([Circle::new(at, 4, colour.filled())])?;
         if let Some(label) = &point.label {
-            let text = Text::new(label.clone(), at, ("sans-serif", 14));
+            // Beside the point, not on it.
+            let text = Text::new(label.clone(), (at.0 + 0.08, at.1), ("sans-serif", 14));
             chart.draw_series([text])?;
         }
     }

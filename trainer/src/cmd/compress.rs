@@ -269,12 +269,18 @@ impl Work<'_> {
         let project = self.project;
         let unfinished = project.output(UNFINISHED);
         let searched = project.compress.is_search();
+        if resume && !is_unfinished(project) {
+            return Err(Error::NothingToResume(project.output("")));
+        }
         if resume && (searched || !unfinished.is_file()) {
             self.state = self.load_state()?;
         }
         let (from, options) = match (resume && unfinished.is_file(), self.state.chosen.clone()) {
             (true, Some(chosen)) => (Checkpoint::load(&unfinished)?, chosen),
-            (true, None) if !searched => (Checkpoint::load(&unfinished)?, project.compress.clone()),
+            (true, None) if !searched => {
+                self.measure("trained", self.trained)?;
+                (Checkpoint::load(&unfinished)?, project.compress.clone())
+            }
             _ => self.reduced()?,
         };
         let hooks = Hooks {
@@ -580,9 +586,12 @@ impl Compressed {
 impl Report for Compressed {
     fn failure(&self) -> Option<String> {
         if let Some(Over { key, is, most }) = self.over {
-            let (is, most) = (thousands(is), thousands(most));
+            let (is, most) = (
+                is.map_or("more than the board has".to_owned(), thousands),
+                thousands(most),
+            );
             return Some(format!(
-                "the fine-tuned network takes {is}, more than compress.{key} = {most}: set the target a little lower"
+                "the fine-tuned network takes {is}, and compress.{key} is {most}: set the target a little lower"
             ));
         }
         let (drop, most) = (self.drop?, self.max_drop?);

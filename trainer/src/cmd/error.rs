@@ -71,6 +71,9 @@ pub enum Error {
         /// All layers.
         layers: String,
     },
+    /// `--resume` where nothing was stopped.
+    #[error("{}: no compression was stopped here; start without `--resume`", .0.display())]
+    NothingToResume(PathBuf),
     /// A search of another project, network or options.
     #[error("{}: that search was started with other options or another network; start anew without `--resume`", .0.display())]
     OtherSearch(PathBuf),

@@ -61,8 +61,8 @@ pub struct Targets {
 pub struct Over {
     /// The key of the limit.
     pub key: &'static str,
-    /// What the network takes.
-    pub is: u64,
+    /// What the network takes; nothing where it does not fit the board at all.
+    pub is: Option<u64>,
     /// What it may take.
     pub most: u64,
 }
@@ -97,9 +97,9 @@ impl Targets {
             ),
         ];
         checks.into_iter().find_map(|(key, is, most)| {
-            // What did not fit the board at all is over every limit.
-            let (is, most) = (is.unwrap_or(u64::MAX), most?);
-            (is > most).then_some(Over { key, is, most })
+            let most = most?;
+            is.is_none_or(|is| is > most)
+                .then_some(Over { key, is, most })
         })
     }
 
@@ -123,15 +123,16 @@ pub enum SearchError {
     NoValidation,
     /// No recipe comes under a limit.
     #[error(
-        "compress.{key} = {most} cannot be met: the smallest network with one channel in each layer takes {least}; give {least} or more"
+        "compress.{key} = {most} cannot be met: the smallest network, with one channel in each layer, {}",
+        nearest(least)
     )]
     Unreachable {
         /// The limit.
         key: &'static str,
         /// What was asked for.
         most: u64,
-        /// What the smallest network takes.
-        least: u64,
+        /// What the smallest network takes, where it fits the board.
+        least: Option<u64>,
     },
     /// What a network costs cannot be measured.
     #[error(transparent)]
@@ -151,6 +152,13 @@ pub enum SearchError {
     /// The validation pictures are of other classes.
     #[error(transparent)]
     Simulate(#[from] SimulateError),
+}
+
+fn nearest(least: &Option<u64>) -> String {
+    match least {
+        Some(least) => format!("takes {least}; give {least} or more"),
+        None => "does not fit the board; choose a larger one".to_owned(),
+    }
 }
 
 /// How a network is made smaller.
@@ -284,7 +292,7 @@ impl Search<'_> {
             if let Some(most) = targets.params
                 && smaller.parameters() as u64 > most
             {
-                let is = smaller.parameters() as u64;
+                let is = Some(smaller.parameters() as u64);
                 let key = "target_params";
                 return Ok(Some(Over { key, is, most }));
             }
