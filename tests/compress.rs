@@ -68,37 +68,36 @@ fn a_search_keeps_within_every_limit() {
         return;
     }
     let (_folder, path) = trained();
-    for (flag, most, cost) in [
+    let limits = [
         ("--target-params", "1200", "params"),
         ("--target-model-bytes", "1800", "model_bytes"),
         ("--target-flash", "42000", "on_chip/flash_bytes"),
         ("--target-ram", "7500", "on_chip/ram_bytes"),
         ("--target-instructions", "250000", "on_chip/instructions"),
-    ] {
-        let report = json(&path, compress(&[flag, most, "--max-drop", "100"]));
-        let steps = report["steps"].as_array().unwrap();
-        let names: Vec<&str> = steps.iter().map(|s| s["name"].as_str().unwrap()).collect();
-        assert_eq!(names, ["trained", "searched", "fine-tuned"]);
-        let last = steps.len() - 1;
-        let (before, after) = (
-            number(&report, &format!("/steps/0/{cost}")),
-            number(&report, &format!("/steps/{last}/{cost}")),
-        );
-        let most: f64 = most.parse().unwrap();
+    ];
+    let flags = limits.iter().flat_map(|&(flag, most, _)| [flag, most]);
+    let flags: Vec<&str> = flags.chain(["--max-drop", "100"]).collect();
+    let report = json(&path, compress(&flags));
+    let steps = report["steps"].as_array().unwrap();
+    let names: Vec<&str> = steps.iter().map(|s| s["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["trained", "searched", "fine-tuned"]);
+    for (flag, most, cost) in limits {
+        let of_step = |step| number(&report, &format!("/steps/{step}/{cost}"));
+        let (before, after, most) = (of_step(0), of_step(2), most.parse::<f64>().unwrap());
         assert!(
             before > most && after <= most,
             "{flag}: {before} to {after}"
         );
-        assert!(report["trials"].as_array().unwrap().len() > 3);
-        let pareto = fs::read_to_string(path.join("out/pareto.svg")).unwrap();
-        assert!(pareto.starts_with("<svg"));
-        let receipt = fs::read_to_string(path.join("out/compress.json")).unwrap();
-        assert_eq!(serde_json::from_str::<Value>(&receipt).unwrap(), report);
-        // What was measured is what export writes.
-        let exported = json(&path, ["export", "out/pruned.safetensors"]);
-        let measured = number(&report, &format!("/steps/{last}/model_bytes"));
-        assert_eq!(number(&exported, "/model_bytes"), measured);
     }
+    assert!(report["trials"].as_array().unwrap().len() > 3);
+    let pareto = fs::read_to_string(path.join("out/pareto.svg")).unwrap();
+    assert!(pareto.starts_with("<svg"));
+    let receipt = fs::read_to_string(path.join("out/compress.json")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&receipt).unwrap(), report);
+    // What was measured is what export writes.
+    let exported = json(&path, ["export", "out/pruned.safetensors"]);
+    let measured = number(&report, "/steps/2/model_bytes");
+    assert_eq!(number(&exported, "/model_bytes"), measured);
 }
 
 #[test]
@@ -234,6 +233,20 @@ fn what_cannot_be_met_is_refused_with_the_nearest() {
     let toml = PROJECT.replace("validation = 0.25", "");
     fs::write(path.join("espalier.toml"), toml).unwrap();
     fails(&["--target-ram", "6000"], &["data.validation"]);
+}
+
+#[test]
+fn a_scaled_network_keeps_its_answers_and_its_parameters() {
+    let (_folder, path) = trained();
+    let confusion = |checkpoint: &str| {
+        assert!(call(&path, ["export", checkpoint]).success);
+        json(&path, ["simulate", "out/model.esp", "."])["confusion"].clone()
+    };
+    let before = confusion("out/float.safetensors");
+    let report = json(&path, compress(&["--scale", "0.1"]));
+    assert_eq!(report["answers_changed"], 0);
+    assert_eq!(report["params"], report["params_before"]);
+    assert_eq!(confusion("out/pruned.safetensors"), before);
 }
 
 #[test]

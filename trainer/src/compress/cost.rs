@@ -128,24 +128,33 @@ impl Chip {
 impl Meter<'_> {
     /// The model file of a network, and what it costs.
     pub fn measure(&self, checkpoint: &Checkpoint) -> Result<(Vec<u8>, Cost), CostError> {
+        self.measured(checkpoint, self.chip.as_ref())
+    }
+
+    /// The same without the emulator, which takes longer than all the rest.
+    pub fn measure_file(&self, checkpoint: &Checkpoint) -> Result<(Vec<u8>, Cost), CostError> {
+        self.measured(checkpoint, None)
+    }
+
+    fn measured(
+        &self,
+        checkpoint: &Checkpoint,
+        chip: Option<&Chip>,
+    ) -> Result<(Vec<u8>, Cost), CostError> {
         let ranges = calibrate(checkpoint, self.train, self.export)?;
         let bytes = export(checkpoint, &ranges, self.export)?.bytes;
         let model = Model::parse(&bytes)?;
-        let on_chip = match &self.chip {
-            Some(chip) => match chip.board.admit(bytes.len(), model.arena_bytes()) {
-                Ok(()) => Some(chip.measure(&model)?),
-                Err(_) => None,
-            },
-            None => None,
-        };
+        let arena_bytes = model.arena_bytes();
+        let fits = |chip: &&Chip| chip.board.admit(bytes.len(), arena_bytes).is_ok();
+        let on_chip = chip.filter(fits).map(|chip| chip.measure(&model));
         let cost = Cost {
             params: checkpoint.parameters(),
             nonzeros: checkpoint.nonzeros(),
             distinct: super::share::distinct_weights(checkpoint),
             model_bytes: bytes.len(),
-            arena_bytes: model.arena_bytes(),
+            arena_bytes,
             macs: model.steps().map(|step| model.macs(&step)).sum(),
-            on_chip,
+            on_chip: on_chip.transpose()?,
         };
         Ok((bytes, cost))
     }

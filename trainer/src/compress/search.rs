@@ -234,11 +234,16 @@ impl Search<'_> {
             validation,
             targets: self.options.targets(),
             trials: Vec::new(),
+            unreachable: None,
         };
         if tried.targets.is_empty() {
             tried.targets = tried.smallest(&given)?;
         }
-        let mut best = tried.one(&given)?;
+        let mut best = Best {
+            recipe: given.clone(),
+            accuracy: f64::NEG_INFINITY,
+        };
+        tried.decide(&mut best, |_| vec![given.clone()])?;
         if self.options.factorise.is_none() {
             tried.decide(&mut best, |best| self.ranks(best))?;
         }
@@ -261,8 +266,10 @@ impl Search<'_> {
                 PREFERENCES.map(|worth| recipe(best, worth)).to_vec()
             })?;
         }
-        let candidate = self.largest(&best.recipe, tried.targets)?;
-        Ok((candidate, tried.trials))
+        match tried.unreachable {
+            Some(nearest) if tried.trials.is_empty() => Err(nearest),
+            _ => Ok((self.largest(&best.recipe, tried.targets)?, tried.trials)),
+        }
     }
 
     fn may_be_coded(&self) -> bool {
@@ -285,8 +292,7 @@ impl Search<'_> {
         };
         let importance = importance(&whole, options.importance, &self.pictures.train)?;
         let shrinking = Shrinking::new(&whole, &importance, &recipe.preference);
-        let targets = targets.with_reserve();
-        let over = |steps: usize| -> Result<Option<Over>, SearchError> {
+        let over = |steps: usize, targets: Targets| -> Result<Option<Over>, SearchError> {
             let smaller = shrinking.after(steps)?;
             // Nothing is exported where the parameters alone are too many.
             if let Some(most) = targets.params
@@ -296,19 +302,25 @@ impl Search<'_> {
                 let key = "target_params";
                 return Ok(Some(Over { key, is, most }));
             }
-            Ok(targets.over(&self.meter.measure(&on_grids(smaller, &options)?)?.1))
+            let smaller = on_grids(smaller, &options)?;
+            let (_, cost) = match targets.need_chip() {
+                true => self.meter.measure(&smaller)?,
+                false => self.meter.measure_file(&smaller)?,
+            };
+            Ok(targets.over(&cost))
         };
-        if let Some(Over { key, is, most }) = over(shrinking.steps())? {
+        if let Some(Over { key, is, most }) = over(shrinking.steps(), targets)? {
             let least = is;
             return Err(SearchError::Unreachable { key, most, least });
         }
+        let targets = targets.with_reserve();
         let (mut too_few, mut enough) = (0, shrinking.steps());
-        if over(0)?.is_none() {
+        if over(0, targets)?.is_none() {
             enough = 0;
         }
         while enough > too_few + 1 {
             let middle = (too_few + enough) / 2;
-            match over(middle)? {
+            match over(middle, targets)? {
                 Some(_) => too_few = middle,
                 None => enough = middle,
             }
@@ -377,6 +389,8 @@ struct Tried<'a> {
     validation: &'a Dataset,
     targets: Targets,
     trials: Vec<Trial>,
+    /// The nearest limit that could not be met.
+    unreachable: Option<SearchError>,
 }
 
 impl Tried<'_> {
@@ -411,12 +425,32 @@ impl Tried<'_> {
         for recipe in recipes(&best.recipe) {
             match self.one(&recipe) {
                 Ok(tried) if tried.accuracy > best.accuracy => *best = tried,
+                Ok(_) => {}
                 // A recipe that cannot be made small enough is no reason to give up.
-                Ok(_) | Err(SearchError::Unreachable { .. }) => {}
-                Err(error) => return Err(error),
+                Err(error) => self.unreachable = Some(self.nearest(error)?),
             }
         }
         Ok(())
+    }
+
+    /// Of what could not be reached, the nearest to the limit; any other error stays one.
+    fn nearest(&mut self, error: SearchError) -> Result<SearchError, SearchError> {
+        let SearchError::Unreachable { least: new, .. } = &error else {
+            return Err(error);
+        };
+        let least = |least: &Option<u64>| least.unwrap_or(u64::MAX);
+        match self.unreachable.take() {
+            Some(SearchError::Unreachable {
+                key,
+                most,
+                least: old,
+            }) if least(&old) <= least(new) => Ok(SearchError::Unreachable {
+                key,
+                most,
+                least: old,
+            }),
+            _ => Ok(error),
+        }
     }
 
     fn one(&mut self, recipe: &Recipe) -> Result<Best, SearchError> {
