@@ -499,7 +499,8 @@ fn words(trial: &Trial) -> String {
         .collect();
     let bits = match &trial.recipe.bits {
         Some(bits) => {
-            let bits: Vec<String> = bits.values().map(|bits| bits.to_string()).collect();
+            let mut bits: Vec<String> = bits.values().map(|bits| bits.to_string()).collect();
+            bits.dedup();
             format!("{} bits", bits.join("/"))
         }
         None => "int8".to_owned(),

@@ -19,7 +19,7 @@ pub enum PerLayer<T> {
 }
 
 /// The name of all other layers.
-const OTHERS: &str = "*";
+pub const OTHERS: &str = "*";
 
 impl<T: Copy> PerLayer<T> {
     /// The value for a layer, if it has one.

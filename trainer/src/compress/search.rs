@@ -14,13 +14,14 @@ use serde::{Deserialize, Serialize};
 use shared::layer::Layer;
 use shared::{Model, ParseError};
 
+use super::CompressOptions;
 use super::cost::{Cost, CostError, Meter};
 use super::factorise::factorise;
 use super::finetune::finetune;
 use super::importance::importance;
+use super::per_layer::{OTHERS, PerLayer};
 use super::share::fit_grids;
 use super::structured::{Preference, Shrinking, StructuredError};
-use super::{CompressOptions, PerLayer};
 use crate::augment::Augmentation;
 use crate::checkpoint::Checkpoint;
 use crate::config::Pictures;
@@ -33,6 +34,8 @@ use crate::train::{Hooks, TrainError, TrainOptions, argmax, evaluate};
 
 /// Bits that are tried where the file may be coded.
 const BITS: [u8; 3] = [4, 3, 2];
+/// Bits that the first and the last layer are tried with beside these.
+const INT8: u8 = 8;
 /// Depthwise filters for each channel that are tried.
 const RANKS: [u8; 2] = [1, 2];
 /// How much more, or less, the channels of a layer are worth in a trial.
@@ -255,6 +258,7 @@ impl Search<'_> {
             tried.decide(&mut best, |best| {
                 BITS.map(|bits| recipe(best, bits)).to_vec()
             })?;
+            tried.decide(&mut best, |best| self.ends_in_int8(best))?;
         }
         for layer in self.layers(&best.recipe)? {
             let recipe = |best: &Recipe, worth| {
@@ -329,6 +333,26 @@ impl Search<'_> {
             start: shrinking.after(enough)?,
             options,
         })
+    }
+
+    /// The recipe with 8 bits in the first layer and in the head, which are small and mind
+    /// most, where it has fewer.
+    fn ends_in_int8(&self, best: &Recipe) -> Vec<Recipe> {
+        let network = &self.trained.network;
+        let with_weights = network
+            .nodes
+            .iter()
+            .filter(|node| network.params(node).is_some());
+        let names: Vec<&String> = with_weights.map(|node| &node.name).collect();
+        let (Some(PerLayer::All(bits)), [first, .., head]) = (&best.bits, names.as_slice()) else {
+            return Vec::new();
+        };
+        let ends = [first, head].map(|name| ((*name).clone(), INT8));
+        let bits = ends.into_iter().chain([(OTHERS.to_owned(), *bits)]);
+        vec![Recipe {
+            bits: Some(PerLayer::Named(bits.collect())),
+            ..best.clone()
+        }]
     }
 
     /// Recipes that factorise the dense layers over pictures, in which most parameters

@@ -41,7 +41,7 @@ pub type Preference = BTreeMap<String, f64>;
 ///
 /// The importance of a channel is over the mean in its layer, so that layers compare,
 /// and over the share of the layer that is left, so that none is worn down to a
-/// bottleneck. A unit has the importance of all its channels together.
+/// bottleneck. A unit has the mean importance of its channels.
 ///
 /// What is left computes what the whole network would if the channels that are gone
 /// were always 0; it has to be trained on.
@@ -68,9 +68,9 @@ impl<'a> Shrinking<'a> {
         let (mut order, mut params) = (Vec::new(), vec![kept.params()]);
         loop {
             let candidates = kept.removable().map(|unit| {
-                let worth = worth[unit].iter();
-                let worth = worth.map(|&(tensor, worth)| worth / kept.share(tensor));
-                (unit, worth.sum::<f64>())
+                let all = worth[unit].iter();
+                let sum: f64 = all.map(|&(tensor, worth)| worth / kept.share(tensor)).sum();
+                (unit, sum / worth[unit].len() as f64)
             });
             let least = candidates.min_by(|a, b| a.1.total_cmp(&b.1));
             let Some((unit, _)) = least else { break };
