@@ -32,7 +32,6 @@ layers = [
 epochs = 20
 
 [compress]
-sparsity = 0.0
 epochs = 4
 trial_epochs = 1
 

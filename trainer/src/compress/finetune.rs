@@ -20,7 +20,7 @@ const FITS: usize = 40;
 /// Trains `start` on, or goes on where that was stopped; `trained` is the network as it
 /// was before anything was taken from it, the teacher of `options.distill`.
 ///
-/// In the result at least the share `options.sparsity` of the weights (biases and
+/// In the result at least the share [`CompressOptions::sparsity`] of the weights (biases and
 /// normalisation do not count) is exactly 0, and the weights of layers with
 /// `options.bits` or `options.share` are on their grids. Epochs and rate are those of
 /// `options`, the rest of the training is as in `train`.
@@ -71,7 +71,7 @@ impl Constraint for CompressOptions {
 
     fn apply(&self, step: usize, steps: usize, checkpoint: &mut Checkpoint) {
         if prune::due(step, steps) {
-            let sparsity = prune::sparsity(step, steps, self.sparsity);
+            let sparsity = prune::sparsity(step, steps, self.sparsity());
             let surplus = prune::surplus(step, steps, self.regrow);
             prune::zero_smallest(
                 checkpoint,
@@ -95,7 +95,7 @@ impl Constraint for CompressOptions {
         gradients: &[Option<Vec<f32>>],
         checkpoint: &mut Checkpoint,
     ) {
-        let sparsity = prune::sparsity(step, steps, self.sparsity);
+        let sparsity = prune::sparsity(step, steps, self.sparsity());
         prune::grow(checkpoint, gradients, sparsity, self.scope);
     }
 }
@@ -118,7 +118,6 @@ mod tests {
 
     fn to_eight_values() -> CompressOptions {
         CompressOptions {
-            sparsity: 0.0,
             share: Some(PerLayer::All(8)),
             bits: None,
             epochs: 5,

@@ -27,6 +27,9 @@ use self::search::Targets;
 use crate::network::Network;
 use crate::train::{OutOfRange, first_wrong};
 
+/// Share of the weights that become 0 where nothing else is asked for.
+const SPARSITY: f32 = 0.9;
+
 /// The `[compress]` section: what is done, in the order of the keys.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -59,8 +62,9 @@ pub struct CompressOptions {
     pub max_drop: Option<f64>,
     /// Passes over the data of one trial of a search, 1 or more.
     pub trial_epochs: usize,
-    /// Share of the weights that [`prune`] makes 0, 0 to below 1; 0 for no pruning.
-    pub sparsity: f32,
+    /// Share of the weights that [`prune`] makes 0, 0 to below 1; where not given, see
+    /// [`CompressOptions::sparsity`].
+    pub sparsity: Option<f32>,
     /// Among which weights the smallest are looked for.
     pub scope: Scope,
     /// Share of the weights left that go too many at first and come back where their
@@ -99,7 +103,7 @@ impl Default for CompressOptions {
             target_instructions: None,
             max_drop: None,
             trial_epochs: 2,
-            sparsity: 0.9,
+            sparsity: None,
             scope: Scope::default(),
             regrow: 0.0,
             share: None,
@@ -107,7 +111,7 @@ impl Default for CompressOptions {
             epochs: 80,
             rate: 1e-3,
             weight_decay: None,
-            distill: 0.0,
+            distill: 0.5,
             temperature: 4.0,
         }
     }
@@ -157,7 +161,7 @@ impl CompressOptions {
         ),
         (
             "sparsity",
-            "Share of the weights that become 0, 0 to below 1",
+            "Share of the weights that become 0, 0 to below 1; 0.9 where nothing else is asked for",
         ),
         (
             "scope",
@@ -197,7 +201,7 @@ impl CompressOptions {
     /// The first key that is out of its range.
     pub fn validate(&self) -> Result<(), OutOfRange> {
         let wrong = |value: f64, right: bool| (!right).then(|| value.to_string());
-        let (sparsity, rate) = (self.sparsity, self.rate);
+        let (sparsity, rate) = (self.sparsity(), self.rate);
         let (distill, temperature) = (self.distill, self.temperature);
         let positive = |value: f32| wrong(value.into(), value > 0.0 && value.is_finite());
         let within = |values: &Option<PerLayer<u8>>, range: RangeInclusive<u8>| {
@@ -280,7 +284,7 @@ impl CompressOptions {
     /// Whether the network changes so that it has to be trained on.
     pub fn is_fine_tuned(&self) -> bool {
         let smaller = self.factorise.is_some() || !self.targets().is_empty();
-        smaller || self.sparsity > 0.0 || self.has_grids()
+        smaller || self.sparsity() > 0.0 || self.has_grids()
     }
 
     /// A key with a value for a layer that is not there, and the layer. Parts of layers
@@ -314,6 +318,15 @@ impl CompressOptions {
             ..Targets::default()
         };
         self.max_drop.is_some() || self.targets() != parameters_alone
+    }
+
+    /// Share of the weights that become 0: as given, or 0.9 where nothing else is asked
+    /// for.
+    pub fn sparsity(&self) -> f32 {
+        let changes_values = self.scale != 1.0 || self.clip.is_some();
+        let smaller = self.factorise.is_some() || !self.targets().is_empty();
+        let asked = changes_values || smaller || self.has_grids() || self.max_drop.is_some();
+        self.sparsity.unwrap_or(if asked { 0.0 } else { SPARSITY })
     }
 
     /// Whether weights are trained on a grid.
@@ -395,7 +408,7 @@ pub(crate) mod tests {
     fn options_have_ranges() {
         assert_eq!(CompressOptions::default().validate(), Ok(()));
         let all = CompressOptions {
-            sparsity: 1.0,
+            sparsity: Some(1.0),
             ..Default::default()
         };
         let key = all.validate().map_err(|(key, ..)| key);

@@ -146,7 +146,7 @@ mod tests {
 
     fn half() -> CompressOptions {
         CompressOptions {
-            sparsity: 0.55,
+            sparsity: Some(0.55),
             epochs: 5,
             rate: 0.01,
             distill: 0.5,
@@ -286,7 +286,7 @@ mod tests {
         let mut checkpoint = untrained(false);
         zero_smallest(&mut checkpoint, 0.5, Scope::Global);
         let none = CompressOptions {
-            sparsity: 0.0,
+            sparsity: Some(0.0),
             ..half()
         };
         let trained = finetune(
