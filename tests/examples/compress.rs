@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use espalier::checkpoint::Checkpoint;
 use espalier::compress::scale::{ScaleMode, scale};
-use espalier::data::{self, Dataset, Part, Source};
+use espalier::data::{self, Part, Source};
 use espalier::device::{Board, emulator, firmware};
 use espalier::quantise::{ExportOptions, calibrate, export};
 use espalier::simulate::{self, inputs, options};
-use espalier::train::{argmax, evaluate};
+use espalier::train::answers;
 use espalier_tests::command::workspace;
 use serde_json::{Map, Value, json};
 use shared::{Engine, Model};
@@ -149,11 +149,6 @@ fn scaled(file: &Path, source: &Source) -> Result<Value, Failure> {
         "params_before": whole.parameters(),
         "params": smaller.parameters(),
     }))
-}
-
-fn answers(checkpoint: &Checkpoint, data: &Dataset) -> Result<Vec<usize>, Failure> {
-    let logits = evaluate(checkpoint, data)?;
-    Ok(logits.iter().map(|row| argmax(row)).collect())
 }
 
 fn print(results: &Value, json: bool) {

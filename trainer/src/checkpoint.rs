@@ -438,7 +438,7 @@ fn device_layout(layer: &Layer, weight: &Array) -> Vec<f32> {
 }
 
 /// Swaps rows and columns of a row-major matrix.
-fn transposed(matrix: &[f32], columns: usize) -> Vec<f32> {
+pub(crate) fn transposed(matrix: &[f32], columns: usize) -> Vec<f32> {
     let column = |x: usize| matrix.iter().skip(x).step_by(columns.max(1)).copied();
     (0..columns).flat_map(column).collect()
 }

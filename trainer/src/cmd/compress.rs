@@ -21,14 +21,14 @@ use espalier::device::Board;
 use espalier::plot::{self, Point};
 use espalier::score::{Score, interval};
 use espalier::simulate::simulate;
-use espalier::train::{Hooks, TrainError};
+use espalier::train::{Hooks, TrainError, answers};
 use serde::{Deserialize, Serialize};
 use shared::Model;
 use shared::layer::Layer;
 
 use super::Error;
 use super::project::stop_on_ctrl_c;
-use super::train::{SAVE_EVERY, answers};
+use super::train::SAVE_EVERY;
 use crate::flags::Flags;
 use crate::output::{Report, say, table, thousands};
 

@@ -12,7 +12,7 @@ use espalier::config::{DataOptions, Pictures, Project};
 use espalier::data::Dataset;
 use espalier::network::Network;
 use espalier::score::Score;
-use espalier::train::{Hooks, TrainOptions, argmax, evaluate, start, train};
+use espalier::train::{Hooks, TrainOptions, answers, start, train};
 use serde::Serialize;
 use shared::layer::Shape;
 
@@ -129,12 +129,6 @@ fn network(project: &Project, data: &Dataset) -> Result<Network, Error> {
     let input = Shape::new(shape.height, shape.width, shape.channels)
         .map_err(|reason| Error::Input { shape, reason })?;
     Ok(project.network.build(input, data.classes.len())?)
-}
-
-/// Answers of the float network.
-pub fn answers(checkpoint: &Checkpoint, data: &Dataset) -> Result<Vec<usize>, Error> {
-    let logits = evaluate(checkpoint, data)?;
-    Ok(logits.iter().map(|row| argmax(row)).collect())
 }
 
 /// Right answers of the float network.

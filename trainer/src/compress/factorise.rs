@@ -13,7 +13,7 @@ use std::num::NonZeroU8;
 use shared::layer::{Activation, Conv2d, DepthwiseConv2d, Layer, Padding, Size2};
 
 use super::PerLayer;
-use crate::checkpoint::{Array, Checkpoint};
+use crate::checkpoint::{Array, Checkpoint, transposed};
 use crate::network::{Definition, Network, NetworkError, Node, Role};
 
 /// Behind the name of a layer, that of its first part.
@@ -279,12 +279,6 @@ fn largest_product(matrix: &[f32], columns: usize) -> (Vec<f32>, Vec<f32>) {
     row.iter_mut()
         .for_each(|value| *value /= share.max(f32::MIN_POSITIVE));
     (column, row)
-}
-
-/// Swaps rows and columns of a row-major matrix.
-fn transposed(matrix: &[f32], columns: usize) -> Vec<f32> {
-    let column = |x: usize| matrix.iter().skip(x).step_by(columns.max(1)).copied();
-    (0..columns).flat_map(column).collect()
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use crate::network::NetworkError;
 use crate::quantise::Prefer;
 use crate::score::Score;
 use crate::simulate::{SimulateError, simulate};
-use crate::train::{Hooks, TrainError, TrainOptions, argmax, evaluate};
+use crate::train::{Hooks, TrainError, TrainOptions, answers};
 
 /// Bits that are tried where the file may be coded.
 const BITS: [u8; 3] = [4, 3, 2];
@@ -422,7 +422,8 @@ impl Tried<'_> {
     /// does not lose more than `max_drop`: the limit where no other is given.
     fn smallest(&mut self, recipe: &Recipe) -> Result<Targets, SearchError> {
         let search = self.search;
-        let before = accuracy(search.trained, self.validation)?;
+        let answers = answers(search.trained, self.validation)?;
+        let before = Score::new(self.validation, &answers).accuracy;
         let least = before - search.options.max_drop.unwrap_or_default() / 100.0;
         let whole = search.trained.parameters() as u64;
         let limit = |params| Targets {
@@ -525,15 +526,6 @@ impl Tried<'_> {
             accuracy: simulate(&Model::parse(&bytes)?, self.validation)?.accuracy,
         })
     }
-}
-
-/// Of the float network.
-fn accuracy(checkpoint: &Checkpoint, data: &Dataset) -> Result<f64, TrainError> {
-    let answers: Vec<usize> = evaluate(checkpoint, data)?
-        .iter()
-        .map(|row| argmax(row))
-        .collect();
-    Ok(Score::new(data, &answers).accuracy)
 }
 
 /// As it will be exported.

@@ -12,7 +12,7 @@ use crate::checkpoint::{Checkpoint, channel_of};
 use crate::data::Dataset;
 use crate::network::{Node, Role};
 use crate::score::Score;
-use crate::train::{TrainError, argmax, evaluate};
+use crate::train::{TrainError, answers};
 
 /// Shares of the weights that are zeroed.
 const SPARSITIES: [f32; 3] = [0.5, 0.8, 0.95];
@@ -80,9 +80,7 @@ pub fn scan(
 }
 
 fn accuracy(checkpoint: &Checkpoint, data: &Dataset) -> Result<f64, TrainError> {
-    let answers = evaluate(checkpoint, data)?;
-    let answers: Vec<usize> = answers.iter().map(|row| argmax(row)).collect();
-    Ok(Score::new(data, &answers).accuracy)
+    Ok(Score::new(data, &answers(checkpoint, data)?).accuracy)
 }
 
 fn changed(

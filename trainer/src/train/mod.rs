@@ -280,6 +280,12 @@ pub fn evaluate(checkpoint: &Checkpoint, data: &Dataset) -> Result<Vec<Vec<f32>>
     Ok(logits)
 }
 
+/// The class that the float network finds in every picture.
+pub fn answers(checkpoint: &Checkpoint, data: &Dataset) -> Result<Vec<usize>, TrainError> {
+    let logits = evaluate(checkpoint, data)?;
+    Ok(logits.iter().map(|row| argmax(row)).collect())
+}
+
 /// Shows `see` the gradients of the mean cross entropy over each batch of the data, in
 /// turn: for each layer those of its weights.
 pub(crate) fn weight_gradients(
