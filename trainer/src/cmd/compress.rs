@@ -21,7 +21,7 @@ use espalier::device::Board;
 use espalier::plot::{self, Point};
 use espalier::score::{Score, interval};
 use espalier::simulate::simulate;
-use espalier::train::{Hooks, TrainError, answers};
+use espalier::train::{Hooks, Teacher, TrainError, answers};
 use serde::{Deserialize, Serialize};
 use shared::Model;
 use shared::layer::Layer;
@@ -164,6 +164,7 @@ pub fn step(
         project,
         data,
         trained: &trained,
+        teacher: Teacher::new(&trained, &data.train)?,
         stop,
         meter,
         state: Searched::default(),
@@ -259,6 +260,7 @@ struct Work<'a> {
     project: &'a Project,
     data: &'a Pictures,
     trained: &'a Checkpoint,
+    teacher: Teacher<'a>,
     stop: &'a AtomicBool,
     meter: Meter<'a>,
     state: Searched,
@@ -294,7 +296,7 @@ impl Work<'_> {
             false => return Ok(from),
             true => finetune(
                 from,
-                self.trained,
+                &self.teacher,
                 data,
                 &options,
                 &train,
@@ -378,6 +380,7 @@ impl Work<'_> {
         };
         let search = Search {
             trained: network,
+            teacher: &self.teacher,
             pictures: self.data,
             options: &project.compress,
             train: &project.train_options(),

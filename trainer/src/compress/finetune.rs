@@ -7,7 +7,7 @@ use crate::augment::Augmentation;
 use crate::checkpoint::Checkpoint;
 use crate::data::Dataset;
 use crate::train::{
-    Constraint, Hooks, Job, Teacher, TrainError, TrainOptions, check_data, key, run,
+    Constraint, Hooks, Job, Lesson, Teacher, TrainError, TrainOptions, check_data, key, run,
 };
 
 /// Share of the steps from which on weights are on their grids.
@@ -17,8 +17,8 @@ const GRIDS_STAY_FROM: f64 = 0.8;
 /// Times at which the grids are fitted again between.
 const FITS: usize = 40;
 
-/// Trains `start` on, or goes on where that was stopped; `trained` is the network as it
-/// was before anything was taken from it, the teacher of `options.distill`.
+/// Trains `start` on, or goes on where that was stopped; the teacher of `options.distill`
+/// is the network as it was before anything was taken from it.
 ///
 /// In the result at least the share [`CompressOptions::sparsity`] of the weights (biases and
 /// normalisation do not count) is exactly 0, and the weights of layers with
@@ -26,7 +26,7 @@ const FITS: usize = 40;
 /// `options`, the rest of the training is as in `train`.
 pub fn finetune(
     start: Checkpoint,
-    trained: &Checkpoint,
+    teacher: &Teacher,
     data: &Dataset,
     options: &CompressOptions,
     train: &TrainOptions,
@@ -34,7 +34,6 @@ pub fn finetune(
     hooks: &Hooks,
 ) -> Result<Checkpoint, TrainError> {
     check_data(&start, data)?;
-    check_data(trained, data)?;
     let start = match options.has_grids() {
         true => start.without_batch_norm()?,
         false => start,
@@ -47,10 +46,15 @@ pub fn finetune(
         ..train.clone()
     };
     let job = Job {
-        key: key(data, &train, augmentation, Some((options, trained))),
+        key: key(
+            data,
+            &train,
+            augmentation,
+            Some((options, teacher.checkpoint)),
+        ),
         constraint: Some(options),
-        teacher: (options.distill > 0.0).then_some(Teacher {
-            checkpoint: trained,
+        lesson: (options.distill > 0.0).then_some(Lesson {
+            teacher,
             share: options.distill,
             temperature: options.temperature,
         }),
@@ -140,7 +144,8 @@ mod tests {
     #[test]
     fn weights_end_on_their_grid_and_resume_bit_for_bit() {
         for batch_norm in [false, true] {
-            let teacher = untrained(batch_norm);
+            let whole = untrained(batch_norm);
+            let teacher = Teacher::new(&whole, &data()).unwrap();
             let run = |checkpoint, hooks: &Hooks| {
                 finetune(
                     checkpoint,

@@ -141,8 +141,8 @@ fn weights_of(checkpoint: &mut Checkpoint) -> Vec<(usize, &mut [f32])> {
 mod tests {
     use super::*;
     use crate::compress::{CompressOptions, finetune::finetune};
-    use crate::train::Hooks;
     use crate::train::tests::{augmentation, data, in_single_steps, options, untrained};
+    use crate::train::{Hooks, Teacher};
 
     fn half() -> CompressOptions {
         CompressOptions {
@@ -259,7 +259,8 @@ mod tests {
     #[test]
     fn the_sparsity_is_reached_and_resumed_bit_for_bit() {
         for (batch_norm, regrow) in [(false, 0.0), (true, 0.0), (false, 0.3)] {
-            let teacher = untrained(batch_norm);
+            let whole = untrained(batch_norm);
+            let teacher = Teacher::new(&whole, &data()).unwrap();
             let half = CompressOptions { regrow, ..half() };
             let run = |checkpoint, hooks: &Hooks| {
                 finetune(
@@ -291,7 +292,7 @@ mod tests {
         };
         let trained = finetune(
             checkpoint.clone(),
-            &checkpoint,
+            &Teacher::new(&checkpoint, &data()).unwrap(),
             &data(),
             &none,
             &options(),

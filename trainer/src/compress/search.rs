@@ -30,7 +30,7 @@ use crate::network::NetworkError;
 use crate::quantise::Prefer;
 use crate::score::Score;
 use crate::simulate::{SimulateError, simulate};
-use crate::train::{Hooks, TrainError, TrainOptions, answers};
+use crate::train::{Hooks, Teacher, TrainError, TrainOptions, answers};
 
 /// Bits that are tried where the file may be coded.
 const BITS: [u8; 3] = [4, 3, 2];
@@ -196,6 +196,8 @@ pub struct Trial {
 pub struct Search<'a> {
     /// The network to make smaller.
     pub trained: &'a Checkpoint,
+    /// The one that teaches what is left of it.
+    pub teacher: &'a Teacher<'a>,
     /// Pictures.
     pub pictures: &'a Pictures,
     /// What is not searched for.
@@ -510,7 +512,7 @@ impl Tried<'_> {
         let (train, data) = (search.train, &search.pictures.train);
         let tuned = finetune(
             start,
-            search.trained,
+            search.teacher,
             data,
             &options,
             train,

@@ -8,6 +8,7 @@ mod progress;
 mod run;
 mod schedule;
 mod start;
+mod teacher;
 mod workers;
 
 use std::path::{Path, PathBuf};
@@ -27,8 +28,10 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::{Dataset, PictureShape};
 use crate::network::{FloatNetwork, NetworkError, numbers, pictures_to_tensor};
 
-pub(crate) use run::{Constraint, Job, Teacher, run};
+pub(crate) use run::{Constraint, Job, run};
 pub use start::start;
+pub(crate) use teacher::Lesson;
+pub use teacher::Teacher;
 
 /// Pictures in one batch of [`evaluate`].
 const EVALUATION_BATCH: usize = 128;
@@ -251,7 +254,7 @@ pub fn train(
         options,
         augmentation,
         constraint: None,
-        teacher: None,
+        lesson: None,
         hooks,
     };
     run(start, &job)

@@ -1,18 +1,17 @@
 //! The training loop.
 
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use burn::module::{Module, ParamGroup};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer, MultiGradientsParams};
-use burn::tensor::activation::{log_softmax, softmax};
-use burn::tensor::{Bytes, Device, Tensor, TensorData};
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Bytes, Device, Tensor};
 
 use super::batch::{Batches, Prepared, Shard};
 use super::progress::Progress;
 use super::schedule::rate;
+use super::teacher::{Lesson, Taught};
 use super::workers::Workers;
 use super::{Hooks, TrainError, TrainOptions};
 use crate::augment::Augmentation;
@@ -23,9 +22,6 @@ use crate::network::{FloatNetwork, Masks, Network, numbers};
 /// Pictures that one worker takes at a time. Fixed, so that the sums, and with
 /// them the bits, do not depend on the number of cores.
 const SHARD: usize = 16;
-
-/// For each picture of the data, how many augmented ones a teacher's answers are kept of.
-const KNOWN_PICTURES: usize = 4;
 
 /// A pause between two saves is at least this many times as long as a save.
 const SAVE_SHARE: u32 = 20;
@@ -49,85 +45,13 @@ pub(crate) trait Constraint {
     );
 }
 
-/// A network that another one is to answer like.
-#[derive(Clone, Copy)]
-pub(crate) struct Teacher<'a> {
-    pub checkpoint: &'a Checkpoint,
-    /// Its share of the loss, 0 to 1.
-    pub share: f32,
-    /// What its logits are divided by, above 0.
-    pub temperature: f32,
-}
-
-/// A teacher at work.
-struct Lesson<'a> {
-    teacher: Teacher<'a>,
-    network: FloatNetwork,
-    /// Its logits for pictures that it has seen, by [`Shard`] key: without augmentation,
-    /// or with flips alone, the same pictures come again.
-    known: Mutex<HashMap<u64, Vec<f32>>>,
-    /// Most pictures in `known`.
-    room: usize,
-}
-
-impl<'a> Lesson<'a> {
-    fn new(teacher: Teacher<'a>, pictures: usize) -> Self {
-        Self {
-            teacher,
-            network: FloatNetwork::new(teacher.checkpoint, &Device::flex()),
-            known: Mutex::default(),
-            room: KNOWN_PICTURES * pictures,
-        }
-    }
-
-    /// What the teacher says to pictures; `keys` tells them apart.
-    fn answers(&self, input: &Tensor<4>, keys: &[u64]) -> Taught {
-        let input = input.clone().inner();
-        let unknown: Vec<i32> = {
-            let known = self.lock();
-            let is_unknown = |&(_, key): &(i32, &u64)| !known.contains_key(key);
-            let unknown = (0..).zip(keys).filter(is_unknown);
-            unknown.map(|(index, _)| index).collect()
-        };
-        let device = input.device();
-        let mut new = HashMap::new();
-        if !unknown.is_empty() {
-            let indices = Tensor::from_data(unknown.as_slice(), &device);
-            let logits = numbers(self.network.logits(input.select(0, indices)));
-            let rows = logits.chunks(logits.len() / unknown.len());
-            let keys = unknown.iter().map(|&index| keys[index as usize]);
-            new.extend(keys.zip(rows.map(<[f32]>::to_vec)));
-        }
-        let mut known = self.lock();
-        let row = |key: &u64| new.get(key).or_else(|| known.get(key)).cloned();
-        let rows: Vec<f32> = keys.iter().filter_map(row).flatten().collect();
-        if known.len() < self.room {
-            known.extend(new);
-        }
-        drop(known);
-        let shape = [keys.len(), rows.len() / keys.len().max(1)];
-        let logits = Tensor::<2>::from_data(TensorData::new(rows, shape), &device);
-        let temperature = f64::from(self.teacher.temperature);
-        Taught {
-            answers: Tensor::from_inner(softmax(logits / temperature, 1)),
-            share: self.teacher.share.into(),
-            temperature,
-        }
-    }
-
-    /// A worker that panicked while it held the lock left whole rows behind.
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Vec<f32>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// What is trained how.
 pub(crate) struct Job<'a> {
     pub data: &'a Dataset,
     pub options: &'a TrainOptions,
     pub augmentation: &'a Augmentation,
     pub constraint: Option<&'a dyn Constraint>,
-    pub teacher: Option<Teacher<'a>>,
+    pub lesson: Option<Lesson<'a>>,
     pub hooks: &'a Hooks<'a>,
     /// Identifies the job; a training goes on only under the same.
     pub key: String,
@@ -160,7 +84,6 @@ struct Run<'a> {
     /// Everything but the tensors is up to date.
     checkpoint: Checkpoint,
     network: FloatNetwork,
-    lesson: Option<Lesson<'a>>,
     optimiser: ModuleOptimizer,
     masks: Option<Masks>,
     batches: Batches<'a>,
@@ -188,9 +111,6 @@ impl<'a> Run<'a> {
         Ok(Self {
             progress: Progress::new(job.hooks.label, step, steps, batches.per_epoch),
             masks: job.constraint.map(|_| network.masks()),
-            lesson: job
-                .teacher
-                .map(|teacher| Lesson::new(teacher, job.data.pictures.len())),
             workers: Workers::new(),
             shard: shard(&checkpoint.network),
             job,
@@ -208,7 +128,7 @@ impl<'a> Run<'a> {
         let shards = self.batches.shards(self.step, self.shard);
         let pictures: usize = shards.iter().map(|shard| shard.labels.len()).sum();
         let (network, device) = (&self.network, &self.device);
-        let lesson = self.lesson.as_ref();
+        let lesson = self.job.lesson.as_ref();
         let results = self.workers.map(shards, |shard| {
             let Prepared {
                 input,
@@ -382,14 +302,6 @@ struct Goal {
     taught: Option<Taught>,
 }
 
-/// A teacher's answers.
-struct Taught {
-    /// softmax(logits / temperature): [pictures, classes].
-    answers: Tensor<2>,
-    share: f64,
-    temperature: f64,
-}
-
 impl Goal {
     /// Cross entropy with soft targets, the sum over all pictures. Of a teacher, its
     /// share of the loss is the cross entropy with its answers at its temperature t,
@@ -437,6 +349,8 @@ fn count_right(logits: &[f32], labels: &[usize]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::TensorData;
+
     use super::*;
 
     fn rows(values: [[f32; 2]; 2]) -> Tensor<2> {

@@ -1,0 +1,110 @@
+//! A network that another one learns to answer like.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use burn::tensor::activation::softmax;
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::{TrainError, check_data};
+use crate::checkpoint::Checkpoint;
+use crate::data::Dataset;
+use crate::network::{FloatNetwork, numbers};
+
+/// For each picture of the data, how many augmented ones answers are kept of.
+const KNOWN_PICTURES: usize = 4;
+
+/// A network that teaches, and what it has said: without augmentation, or with flips
+/// alone, the same pictures come again, and it answers each of them once.
+pub struct Teacher<'a> {
+    /// The network.
+    pub checkpoint: &'a Checkpoint,
+    network: FloatNetwork,
+    /// Its logits, by the keys of pictures.
+    known: Mutex<HashMap<u64, Vec<f32>>>,
+    /// Most pictures in `known`.
+    room: usize,
+}
+
+impl<'a> Teacher<'a> {
+    /// A teacher for pictures of the shape and the classes of these.
+    pub fn new(checkpoint: &'a Checkpoint, data: &Dataset) -> Result<Self, TrainError> {
+        check_data(checkpoint, data)?;
+        Ok(Self {
+            checkpoint,
+            network: FloatNetwork::new(checkpoint, &Device::flex()),
+            known: Mutex::default(),
+            room: KNOWN_PICTURES * data.pictures.len(),
+        })
+    }
+
+    /// Logits [pictures, classes]; `keys` tells the pictures apart.
+    fn logits(&self, input: Tensor<4>, keys: &[u64]) -> Tensor<2> {
+        let device = input.device();
+        let new = self.answer_unknown(input, keys);
+        let mut known = self.lock();
+        let row = |key: &u64| new.get(key).or_else(|| known.get(key)).cloned();
+        let rows: Vec<f32> = keys.iter().filter_map(row).flatten().collect();
+        if known.len() < self.room {
+            known.extend(new);
+        }
+        drop(known);
+        let shape = [keys.len(), rows.len() / keys.len().max(1)];
+        Tensor::from_data(TensorData::new(rows, shape), &device)
+    }
+
+    fn answer_unknown(&self, input: Tensor<4>, keys: &[u64]) -> HashMap<u64, Vec<f32>> {
+        let unknown: Vec<(i32, u64)> = {
+            let known = self.lock();
+            let numbered = (0..).zip(keys.iter().copied());
+            numbered
+                .filter(|(_, key)| !known.contains_key(key))
+                .collect()
+        };
+        if unknown.is_empty() {
+            return HashMap::new();
+        }
+        let indices: Vec<i32> = unknown.iter().map(|&(index, _)| index).collect();
+        let indices = Tensor::from_data(indices.as_slice(), &input.device());
+        let logits = numbers(self.network.logits(input.select(0, indices)));
+        let rows = logits.chunks(logits.len() / unknown.len());
+        let keys = unknown.iter().map(|&(_, key)| key);
+        keys.zip(rows.map(<[f32]>::to_vec)).collect()
+    }
+
+    /// A worker that panicked while it held the lock left whole rows behind.
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Vec<f32>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How much a teacher counts.
+#[derive(Clone, Copy)]
+pub(crate) struct Lesson<'a> {
+    pub teacher: &'a Teacher<'a>,
+    /// Its share of the loss, 0 to 1.
+    pub share: f32,
+    /// What its logits are divided by, above 0.
+    pub temperature: f32,
+}
+
+impl Lesson<'_> {
+    /// What the teacher says to pictures; `keys` tells them apart.
+    pub(super) fn answers(&self, input: &Tensor<4>, keys: &[u64]) -> Taught {
+        let temperature = f64::from(self.temperature);
+        let logits = self.teacher.logits(input.clone().inner(), keys);
+        Taught {
+            answers: Tensor::from_inner(softmax(logits / temperature, 1)),
+            share: self.share.into(),
+            temperature,
+        }
+    }
+}
+
+/// A teacher's answers.
+pub(super) struct Taught {
+    /// softmax(logits / temperature): [pictures, classes].
+    pub answers: Tensor<2>,
+    pub share: f64,
+    pub temperature: f64,
+}
