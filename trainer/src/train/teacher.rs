@@ -108,3 +108,30 @@ pub(super) struct Taught {
     pub share: f64,
     pub temperature: f64,
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::network::pictures_to_tensor;
+    use crate::train::tests::{data, untrained};
+
+    #[test]
+    fn a_picture_is_answered_once() {
+        let checkpoint = untrained(false);
+        let pictures = &data().pictures[..4];
+        let pixels: Vec<u8> = pictures.iter().flat_map(|p| p.pixels.clone()).collect();
+        let (shape, device) = (checkpoint.network.input, Device::flex());
+        let input = pictures_to_tensor(&pixels, shape, checkpoint.input, &device);
+        let teacher = Teacher::new(&checkpoint, &data()).unwrap();
+        let some = input.clone().narrow(0, 1, 2);
+        assert_eq!(teacher.logits(some, &[11, 12]).dims(), [2, 3]);
+        // Known and new ones together come out in order.
+        let all = numbers(teacher.logits(input.clone(), &[10, 11, 12, 13]));
+        let expected = numbers(teacher.network.logits(input.clone()));
+        let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-5;
+        assert!(all.iter().zip(&expected).all(close), "{all:?} {expected:?}");
+        assert_eq!(teacher.lock().len(), 4);
+        assert!(teacher.answer_unknown(input, &[10, 11, 12, 13]).is_empty());
+    }
+}
