@@ -360,6 +360,9 @@ impl Work<'_> {
 
     fn search(&mut self, network: &Checkpoint) -> Result<Candidate, Error> {
         let project = self.project;
+        // Something to go on with, should the first trial be stopped.
+        self.state.chosen = None;
+        self.save_state()?;
         let known = std::mem::take(&mut self.state.trials);
         let file = project.output(SEARCH);
         let key = self.key();
@@ -599,7 +602,8 @@ impl Report for Compressed {
             ));
         }
         let (drop, most) = (self.drop?, self.max_drop?);
-        (drop > most).then(|| {
+        // A drop of exactly `most` is allowed, whatever its last bit is.
+        (drop > most + 1e-9).then(|| {
             format!(
                 "the network loses {drop:.2} points on the validation pictures and compress.max_drop is {most}: \
                  allow {drop:.2}, raise the target, or fine-tune for more epochs"

@@ -500,6 +500,20 @@ impl Tried<'_> {
     fn train(&self, recipe: &Recipe) -> Result<Trial, SearchError> {
         let search = self.search;
         let Candidate { start, options } = search.largest(recipe, self.targets)?;
+        let widths = widths(&start);
+        // Where a preference changes nothing, the answer is known.
+        let same = |trial: &&Trial| {
+            let Recipe {
+                factorise, bits, ..
+            } = &trial.recipe;
+            (&trial.widths, factorise, bits) == (&widths, &recipe.factorise, &recipe.bits)
+        };
+        if let Some(same) = self.trials.iter().find(same) {
+            return Ok(Trial {
+                recipe: recipe.clone(),
+                ..same.clone()
+            });
+        }
         let options = CompressOptions {
             epochs: search.options.trial_epochs,
             ..options
@@ -523,7 +537,7 @@ impl Tried<'_> {
         Ok(Trial {
             recipe: recipe.clone(),
             target_params: self.targets.params,
-            widths: widths(&tuned),
+            widths,
             cost,
             accuracy: simulate(&Model::parse(&bytes)?, self.validation)?.accuracy,
         })
