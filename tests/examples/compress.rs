@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use espalier::checkpoint::Checkpoint;
 use espalier::compress::scale::{ScaleMode, scale};
-use espalier::data::{self, Part, Source};
+use espalier::data::{self, Dataset, Part, Source};
 use espalier::device::{Board, emulator, firmware};
 use espalier::quantise::{ExportOptions, calibrate, export};
 use espalier::simulate::{self, inputs, options};
 use espalier::train::answers;
 use espalier_tests::command::workspace;
 use serde_json::{Map, Value, json};
-use shared::{Engine, Model};
+use shared::Model;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -46,7 +46,8 @@ fn bench() -> Result<Value, Failure> {
     let board = Board::named("mps2-an386")?;
     let elf = firmware::build(&board)?;
     let article = Checkpoint::load(&folder.join("article/float.safetensors"))?;
-    let whole = Whole::measure(&article, &source, &board, &elf)?;
+    let train = data::load(&source, Part::Train, &data::Options::default())?;
+    let whole = Whole::measure(&article, &train, &board, &elf)?;
     let mut models = Map::new();
     let mut folders: Vec<_> = std::fs::read_dir(&folder)?.collect::<Result<Vec<_>, _>>()?;
     folders.sort_by_key(|entry| entry.file_name());
@@ -63,7 +64,7 @@ fn bench() -> Result<Value, Failure> {
             );
         }
     }
-    let scaled = scaled(&article, &source)?;
+    let scaled = scaled(&article, &train, &source)?;
     Ok(json!({ "models": models, "scale": scaled, "board": board.name }))
 }
 
@@ -77,13 +78,11 @@ struct Whole {
 impl Whole {
     fn measure(
         article: &Checkpoint,
-        source: &Source,
+        train: &Dataset,
         board: &Board,
         elf: &Path,
     ) -> Result<Self, Failure> {
-        let train = data::load(source, Part::Train, &data::Options::default())?;
-        let options = ExportOptions::default();
-        let bytes = export(article, &calibrate(article, &train, &options)?, &options)?.bytes;
+        let bytes = int8(article, train)?;
         let run = emulator::run(board, elf, &bytes, &[], LIMIT)?;
         Ok(Self {
             params: article.parameters(),
@@ -108,7 +107,7 @@ fn model(
     test.pictures.truncate(EMULATED);
     let inputs = inputs(&model, &test);
     let run = emulator::run(board, elf, bytes, &inputs, LIMIT)?;
-    let expected = host_outputs(&model, &inputs)?;
+    let expected = simulate::outputs(&model, &test);
     let differ = run
         .outputs
         .iter()
@@ -141,31 +140,21 @@ fn model(
     }))
 }
 
-fn host_outputs(model: &Model, inputs: &[i8]) -> Result<Vec<i8>, Failure> {
-    let mut arena = vec![0; model.arena_bytes()];
-    let mut engine = Engine::new(model, &mut arena)?;
-    let mut outputs = Vec::new();
-    for input in inputs.chunks_exact(model.input_shape().len()) {
-        outputs.extend_from_slice(engine.infer(|to| to.copy_from_slice(input)));
-    }
-    Ok(outputs)
+/// A checkpoint as a model file, for speed.
+fn int8(checkpoint: &Checkpoint, train: &Dataset) -> Result<Vec<u8>, Failure> {
+    let options = ExportOptions::default();
+    let ranges = calibrate(checkpoint, train, &options)?;
+    Ok(export(checkpoint, &ranges, &options)?.bytes)
 }
 
 /// The float network with all weights times 0.1, which keeps every answer and every
 /// parameter.
-fn scaled(whole: &Checkpoint, source: &Source) -> Result<Value, Failure> {
+fn scaled(whole: &Checkpoint, train: &Dataset, source: &Source) -> Result<Value, Failure> {
     let test = data::load(source, Part::Test, &data::Options::default())?;
     let smaller = scale(whole, SCALE, ScaleMode::Exact)?;
     let (before, after) = (answers(whole, &test)?, answers(&smaller, &test)?);
-    let train = data::load(source, Part::Train, &data::Options::default())?;
     let int8 = |checkpoint: &Checkpoint| -> Result<Vec<usize>, Failure> {
-        let options = ExportOptions::default();
-        let bytes = export(
-            checkpoint,
-            &calibrate(checkpoint, &train, &options)?,
-            &options,
-        )?
-        .bytes;
+        let bytes = int8(checkpoint, train)?;
         Ok(simulate::answers(&Model::parse(&bytes)?, &test))
     };
     let changed = |before: &[usize], after: &[usize]| {
