@@ -81,9 +81,14 @@ impl Score {
 
     /// Accuracy and interval in percent, such as `81.3 % (78.8 to 83.6)`.
     pub fn percent(&self) -> String {
-        let [low, high] = self.interval.map(|p| 100.0 * p);
-        format!("{:.1} % ({low:.1} to {high:.1})", 100.0 * self.accuracy)
+        percent(self.accuracy, self.interval)
     }
+}
+
+/// An accuracy and its interval in percent, such as `81.3 % (78.8 to 83.6)`.
+pub fn percent(accuracy: f64, interval: [f64; 2]) -> String {
+    let [low, high] = interval.map(|p| 100.0 * p);
+    format!("{:.1} % ({low:.1} to {high:.1})", 100.0 * accuracy)
 }
 
 fn ratio(part: usize, whole: usize) -> f64 {

@@ -19,7 +19,7 @@ use espalier::compress::structured::{Preference, Shrinking};
 use espalier::config::{Pictures, Project};
 use espalier::device::Board;
 use espalier::plot::{self, Point};
-use espalier::score::{Score, interval};
+use espalier::score::{Score, percent};
 use espalier::simulate::simulate;
 use espalier::train::{Hooks, Teacher, TrainError, answers};
 use serde::{Deserialize, Serialize};
@@ -171,7 +171,9 @@ pub fn step(
     };
     let pruned = work.compress(resume)?;
     let Searched { trials, steps, .. } = std::mem::take(&mut work.state);
-    let (bytes, cost) = work.meter.measure(&pruned)?;
+    // What it costs on the chip was measured behind the last step.
+    let (bytes, _) = work.meter.measure_file(&pruned)?;
+    let targets = project.compress.targets();
     let checkpoint = project.output(PRUNED);
     pruned.save(&checkpoint)?;
     for name in [UNFINISHED, SEARCH] {
@@ -194,7 +196,7 @@ pub fn step(
         seconds: 0.0,
         checkpoint,
         pareto: None,
-        over: project.compress.targets().over(&cost),
+        over: steps.last().and_then(|step| targets.over(&step.cost)),
         drop: work.drop(&steps)?,
         max_drop: project.compress.max_drop,
         measured_on,
@@ -408,12 +410,11 @@ impl Work<'_> {
 
     /// What a search depends on.
     fn key(&self) -> String {
-        espalier::train::key_of(
+        espalier::train::key(
             &self.data.train,
             &self.project.train_options(),
             &self.project.augment,
-            &self.project.compress,
-            self.trained,
+            Some((&self.project.compress, self.trained)),
         )
     }
 
@@ -442,12 +443,9 @@ impl Work<'_> {
         let validation = match &self.data.validation {
             Some(pictures) => {
                 let Score {
-                    accuracy,
-                    correct,
-                    total,
-                    ..
+                    accuracy, interval, ..
                 } = simulate(&model, pictures)?;
-                Some((accuracy, interval(correct, total)))
+                Some((accuracy, interval))
             }
             None => None,
         };
@@ -576,13 +574,8 @@ impl Compressed {
                 chip(|chip| chip.ram_bytes),
                 thousands(cost.macs),
                 chip(|chip| chip.instructions),
-                validation.map_or(String::new(), |(accuracy, [low, high])| {
-                    format!(
-                        "{:.1} % ({:.1} to {:.1})",
-                        100.0 * accuracy,
-                        100.0 * low,
-                        100.0 * high
-                    )
+                validation.map_or(String::new(), |(accuracy, interval)| {
+                    percent(accuracy, interval)
                 }),
             ]);
         }

@@ -53,7 +53,7 @@ pub fn importance(
 }
 
 /// Euclidean norm of the weights of each output channel, batch normalisation folded.
-fn norms(checkpoint: &Checkpoint, node: &Node) -> Option<Vec<f64>> {
+pub(super) fn norms(checkpoint: &Checkpoint, node: &Node) -> Option<Vec<f64>> {
     let folded: Folded = checkpoint.folded(node)?;
     let channel_of = folded.channel_of(&node.layer);
     let mut squares = vec![0.0; folded.bias.len()];

@@ -177,6 +177,16 @@ pub struct Recipe {
     pub preference: Preference,
 }
 
+impl Recipe {
+    /// A network with its layers split.
+    fn factorised(&self, trained: &Checkpoint) -> Result<Checkpoint, NetworkError> {
+        match &self.factorise {
+            Some(ranks) => factorise(trained, ranks),
+            None => Ok(trained.clone()),
+        }
+    }
+}
+
 /// A recipe that was tried.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Trial {
@@ -292,10 +302,7 @@ impl Search<'_> {
             bits: recipe.bits.clone(),
             ..self.options.clone()
         };
-        let whole = match &recipe.factorise {
-            Some(ranks) => factorise(self.trained, ranks)?,
-            None => self.trained.clone(),
-        };
+        let whole = recipe.factorised(self.trained)?;
         let importance = importance(&whole, options.importance, &self.pictures.train)?;
         let shrinking = Shrinking::new(&whole, &importance, &recipe.preference);
         let over = |steps: usize, targets: Targets| -> Result<Option<Over>, SearchError> {
@@ -390,10 +397,7 @@ impl Search<'_> {
 
     /// The layers whose channels may go.
     fn layers(&self, recipe: &Recipe) -> Result<Vec<String>, SearchError> {
-        let whole = match &recipe.factorise {
-            Some(ranks) => factorise(self.trained, ranks)?,
-            None => self.trained.clone(),
-        };
+        let whole = recipe.factorised(self.trained)?;
         let head = whole.network.head()?.name.clone();
         let writes = |node: &&crate::network::Node| {
             matches!(node.layer, Layer::Conv2d(_) | Layer::Dense(_)) && node.name != head

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::importance::{Measure, importance};
+use super::importance::norms;
 use super::prune::zero_share;
 use super::share::fit_grids;
 use super::{CompressOptions, PerLayer};
@@ -71,7 +71,7 @@ pub fn scan(
             all.push(Sensitivity {
                 layer: node.name.clone(),
                 params: params.weights() + params.channels,
-                accuracy: accuracy(&changed(&plain, node, *change, data)?, data)?,
+                accuracy: accuracy(&changed(&plain, node, *change), data)?,
                 change: *change,
             });
         }
@@ -83,12 +83,7 @@ fn accuracy(checkpoint: &Checkpoint, data: &Dataset) -> Result<f64, TrainError> 
     Ok(Score::new(data, &answers(checkpoint, data)?).accuracy)
 }
 
-fn changed(
-    plain: &Checkpoint,
-    node: &Node,
-    change: Change,
-    data: &Dataset,
-) -> Result<Checkpoint, TrainError> {
+fn changed(plain: &Checkpoint, node: &Node, change: Change) -> Checkpoint {
     let mut changed = plain.clone();
     match change {
         Change::Sparsity(share) => {
@@ -105,13 +100,11 @@ fn changed(
             changed.snap_to_grids();
         }
         Change::Channels(share) => {
-            let at = plain.network.nodes.iter().position(|n| n.name == node.name);
-            let worth = importance(plain, Measure::Magnitude, data)?;
-            let worth = at.and_then(|at| worth.into_iter().nth(at)).flatten();
-            zero_channels(&mut changed, node, &worth.unwrap_or_default(), share);
+            let worth = norms(plain, node).unwrap_or_default();
+            zero_channels(&mut changed, node, &worth, share);
         }
     }
-    Ok(changed)
+    changed
 }
 
 /// Zeroes weights and bias of the share of channels that are worth least.

@@ -346,19 +346,9 @@ pub(crate) fn check_data(checkpoint: &Checkpoint, data: &Dataset) -> Result<(), 
     }
 }
 
-/// Everything that decides what a compression gives, as a JSON object.
-pub fn key_of(
-    data: &Dataset,
-    options: &TrainOptions,
-    augmentation: &Augmentation,
-    compress: &crate::compress::CompressOptions,
-    trained: &Checkpoint,
-) -> String {
-    key(data, options, augmentation, Some((compress, trained)))
-}
-
-/// Everything that decides the bits of a training, as a JSON object.
-pub(crate) fn key(
+/// Everything that decides the bits of a training, or of a compression of a trained
+/// network, as a JSON object.
+pub fn key(
     data: &Dataset,
     options: &TrainOptions,
     augmentation: &Augmentation,
