@@ -177,10 +177,49 @@ impl Section for DataOptions {
 impl Section for Augmentation {
     const NAME: &'static str = "augment";
     const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("flip", "Mirror half of the pictures left to right"),
+        (
+            "flip",
+            "Mirror half of the pictures left to right: true or false",
+        ),
+        (
+            "flip_vertical",
+            "Mirror half of the pictures top to bottom: true or false",
+        ),
         ("rotate", "Turn by up to this many degrees"),
+        ("shear", "Slant by up to this many pixels for each pixel"),
+        ("scale", "Shrink or enlarge by up to this fraction"),
         ("crop", "Cut away up to this fraction of each side"),
         ("shift", "Move by up to this fraction of a side"),
+        ("elastic", "Bend by up to this fraction of a side"),
+        (
+            "blur",
+            "Blur by a Gaussian of up to this deviation in pixels",
+        ),
+        ("contrast", "Change the contrast by up to this fraction"),
+        (
+            "brightness",
+            "Lighter or darker by up to this fraction of white",
+        ),
+        (
+            "noise",
+            "Noise of up to this standard deviation, a fraction of white",
+        ),
+        (
+            "erase",
+            "Fill up to this fraction of half of the pictures with noise",
+        ),
+        (
+            "random",
+            "One random operation for each picture (TrivialAugment): true or false",
+        ),
+        (
+            "mixup",
+            "Blend each picture and its class with another: alpha, 0 to 1",
+        ),
+        (
+            "cutmix",
+            "Paste a part of another picture, and of its class: alpha, 0 to 1",
+        ),
     ];
 }
 

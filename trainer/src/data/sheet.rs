@@ -88,17 +88,12 @@ fn variants<'a>(
         .unwrap_or_default();
     let augmented = (0..columns as u64 - 1).map(move |epoch| {
         let mut out = vec![0; dataset.shape.bytes()];
-        augmentation.apply(
-            original,
-            dataset.shape,
-            border,
-            Draw {
-                seed,
-                index: index as u64,
-                epoch,
-            },
-            &mut out,
-        );
+        let draw = Draw {
+            seed,
+            index: index as u64,
+            epoch,
+        };
+        augmentation.view(dataset, border, draw, &mut out);
         out
     });
     std::iter::once(original.to_vec()).chain(augmented)

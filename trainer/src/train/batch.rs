@@ -9,7 +9,7 @@ use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
 use shared::layer::Shape;
 
-use crate::augment::{Augmentation, Border, Draw};
+use crate::augment::{Augmentation, Border, Draw, Second};
 use crate::checkpoint::InputScale;
 use crate::data::Dataset;
 use crate::network::pictures_to_tensor;
@@ -19,10 +19,15 @@ pub(super) struct Shard {
     /// Positions in the data.
     members: Vec<usize>,
     epoch: usize,
-    /// Class of each picture.
-    pub labels: Vec<usize>,
     /// Whether these are all.
     pub whole: bool,
+}
+
+impl Shard {
+    /// Number of pictures.
+    pub(super) fn len(&self) -> usize {
+        self.members.len()
+    }
 }
 
 /// What a worker computes with.
@@ -31,6 +36,8 @@ pub(super) struct Prepared {
     pub input: Tensor<4>,
     /// What the network should say to them [pictures, classes].
     pub targets: Tensor<2>,
+    /// Class of each picture; of two that were mixed, that of the larger share.
+    pub labels: Vec<usize>,
     /// A hash of each augmented picture: equal ones have equal keys, and others almost
     /// certainly not.
     pub keys: Vec<u64>,
@@ -86,13 +93,8 @@ impl<'a> Batches<'a> {
         let shards = batch.len().div_ceil(most);
         let shard = |index| {
             let members = part(batch, index, shards).to_vec();
-            let labels = members
-                .iter()
-                .map(|&at| self.data.pictures[at].label)
-                .collect();
             Shard {
                 members,
-                labels,
                 epoch,
                 whole: shards == 1,
             }
@@ -102,7 +104,12 @@ impl<'a> Batches<'a> {
 
     /// The pictures of a shard, augmented.
     pub(super) fn prepare(&self, shard: &Shard, device: &Device) -> Prepared {
-        let pixels = self.pixels(&shard.members, shard.epoch);
+        let mut pixels = vec![0; shard.len() * self.shape.len()];
+        let pictures = pixels.par_chunks_exact_mut(self.shape.len());
+        let seen: Vec<Seen> = pictures
+            .zip(&shard.members)
+            .map(|(out, &at)| self.see(at, shard.epoch, out))
+            .collect();
         let key = |pixels: &[u8]| {
             let mut hasher = DefaultHasher::new();
             hasher.write(pixels);
@@ -110,42 +117,62 @@ impl<'a> Batches<'a> {
         };
         Prepared {
             input: pictures_to_tensor(&pixels, self.shape, self.scale, device),
-            targets: self.targets(&shard.labels, device),
+            targets: self.targets(&seen, device),
+            labels: seen.iter().map(Seen::label).collect(),
             keys: pixels.chunks_exact(self.shape.len()).map(key).collect(),
         }
     }
 
-    fn pixels(&self, members: &[usize], epoch: usize) -> Vec<u8> {
-        let mut pixels = vec![0; members.len() * self.shape.len()];
-        let pictures = pixels.par_chunks_exact_mut(self.shape.len()).zip(members);
-        pictures.for_each(|(out, &at)| {
-            let picture = &self.data.pictures[at].pixels;
-            let draw = Draw {
-                seed: self.seed,
-                index: at as u64,
-                epoch: epoch as u64,
-            };
-            self.augmentation
-                .apply(picture, self.data.shape, self.border, draw, out);
-        });
-        pixels
+    /// Writes the augmented picture of this position.
+    fn see(&self, at: usize, epoch: usize, out: &mut [u8]) -> Seen {
+        let draw = Draw {
+            seed: self.seed,
+            index: at as u64,
+            epoch: epoch as u64,
+        };
+        Seen {
+            first: self.data.pictures[at].label,
+            second: self.augmentation.view(self.data, self.border, draw, out),
+        }
     }
 
-    /// One for the right class, less what label smoothing spreads over all.
-    fn targets(&self, labels: &[usize], device: &Device) -> Tensor<2> {
+    /// One for the right class, or its share for each of two that were mixed, less what
+    /// label smoothing spreads over all.
+    fn targets(&self, seen: &[Seen], device: &Device) -> Tensor<2> {
         let classes = self.data.classes.len();
         let spread = self.smoothing / classes as f32;
-        let target = |label: usize, class| match class == label {
-            true => 1.0 - self.smoothing + spread,
-            false => spread,
-        };
-        let rows = labels
-            .iter()
-            .flat_map(|&label| (0..classes).map(move |class| target(label, class)));
+        let rows = seen.iter().flat_map(|picture| {
+            (0..classes).map(move |class| (1.0 - self.smoothing) * picture.share(class) + spread)
+        });
         Tensor::from_data(
-            TensorData::new(rows.collect(), [labels.len(), classes]),
+            TensorData::new(rows.collect(), [seen.len(), classes]),
             device,
         )
+    }
+}
+
+/// What is on an augmented picture.
+struct Seen {
+    /// Class of the picture.
+    first: usize,
+    /// What was mixed into it.
+    second: Option<Second>,
+}
+
+impl Seen {
+    /// How much of the picture is of a class, 0 to 1.
+    fn share(&self, class: usize) -> f32 {
+        let own = f32::from(u8::from(class == self.first));
+        self.second.map_or(own, |second| {
+            let other = f32::from(u8::from(class == second.label));
+            own * (1.0 - second.share) + other * second.share
+        })
+    }
+
+    /// The class that has most of it.
+    fn label(&self) -> usize {
+        let other = self.second.filter(|second| second.share > 0.5);
+        other.map_or(self.first, |second| second.label)
     }
 }
 
@@ -160,4 +187,45 @@ fn shuffled(count: usize, seed: u64, epoch: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     order.shuffle(&mut random);
     order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::augment::{Cutmix, Mixup};
+    use crate::network::numbers;
+    use crate::train::TrainOptions;
+    use crate::train::tests::{data, untrained};
+
+    #[test]
+    fn targets_are_mixed_as_pictures_are() {
+        let data = data();
+        let (network, input) = (untrained(false).network, untrained(false).input);
+        let options = TrainOptions {
+            smoothing: 0.3,
+            batch: 60,
+            ..Default::default()
+        };
+        let mixed = Augmentation {
+            mixup: Mixup(0.5),
+            cutmix: Cutmix(1.0),
+            ..Default::default()
+        };
+        let mut batches = Batches::new(&data, &mixed, (network.input, input), &options);
+        let shard = batches.shards(0, 60).remove(0);
+        let Prepared {
+            targets, labels, ..
+        } = batches.prepare(&shard, &Device::flex());
+        let rows = numbers(targets);
+        let mut between = 0;
+        for ((row, &label), &at) in rows.chunks(3).zip(&labels).zip(&shard.members) {
+            assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+            assert!(row.iter().all(|&target| target >= 0.0999));
+            assert_eq!(crate::train::argmax(row), label);
+            // 0.1 of the smoothing, and 0.7 of its share.
+            let own = row[data.pictures[at].label];
+            between += usize::from(own > 0.11 && own < 0.79);
+        }
+        assert!(between > 20, "{between}");
+    }
 }

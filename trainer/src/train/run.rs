@@ -126,13 +126,14 @@ impl<'a> Run<'a> {
 
     fn train_step(&mut self) -> Result<(), TrainError> {
         let shards = self.batches.shards(self.step, self.shard);
-        let pictures: usize = shards.iter().map(|shard| shard.labels.len()).sum();
+        let pictures: usize = shards.iter().map(Shard::len).sum();
         let (network, device) = (&self.network, &self.device);
         let lesson = self.job.lesson.as_ref();
         let results = self.workers.map(shards, |shard| {
             let Prepared {
                 input,
                 targets,
+                labels,
                 keys,
             } = self.batches.prepare(&shard, device);
             let taught = lesson.map(|lesson| lesson.answers(&input, &keys));
@@ -141,7 +142,13 @@ impl<'a> Run<'a> {
                 true => network.clone(),
                 false => network.valid().train(),
             };
-            learn(&network, input, &Goal { targets, taught }, &shard, pictures)
+            learn(
+                &network,
+                input,
+                &Goal { targets, taught },
+                &labels,
+                pictures,
+            )
         });
         let loss = results.iter().map(|result| result.loss).sum::<f32>();
         let right = results.iter().map(|result| result.right).sum();
@@ -327,11 +334,11 @@ fn learn(
     network: &FloatNetwork,
     input: Tensor<4>,
     goal: &Goal,
-    shard: &Shard,
+    labels: &[usize],
     pictures: usize,
 ) -> Learned {
     let logits = network.logits(input);
-    let right = count_right(&numbers(logits.clone().inner()), &shard.labels);
+    let right = count_right(&numbers(logits.clone().inner()), labels);
     let loss = goal.loss(logits) / pictures as f64;
     Learned {
         loss: numbers(loss.clone().inner()).into_iter().sum(),

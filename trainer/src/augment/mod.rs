@@ -1,8 +1,15 @@
 //! Augmentation: small random changes that leave the class of a picture alone.
 //!
 //! Each operation is a struct of its own; [`Augmentation`] has a field for each. Operations that move pixels only
-//! draw an affine map: the maps are multiplied and the picture is resampled once, so that ten operations blur no more
-//! than one.
+//! draw a map: the maps are multiplied and the picture is resampled once, so that ten operations blur no more
+//! than one. Those that change values follow, and mixing two pictures comes last.
+
+mod elastic;
+mod geometry;
+mod mix;
+mod pixels;
+mod random;
+mod resample;
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -10,7 +17,14 @@ use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::data::PictureShape;
+use crate::data::{Dataset, PictureShape};
+pub use elastic::Elastic;
+pub use geometry::{Crop, Flip, FlipVertical, Rotate, Scale, Shear, Shift};
+pub use mix::{Cutmix, Mixup};
+pub use pixels::{Blur, Brightness, Contrast, Erase, Noise};
+pub use random::Random;
+pub use resample::Border;
+use resample::{Affine, resample};
 
 /// Which random changes are made to training pictures; by default none.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
@@ -18,42 +32,36 @@ use crate::data::PictureShape;
 pub struct Augmentation {
     /// Mirror left and right.
     pub flip: Flip,
+    /// Mirror top and bottom.
+    pub flip_vertical: FlipVertical,
     /// Turn.
     pub rotate: Rotate,
+    /// Slant.
+    pub shear: Shear,
+    /// Shrink or enlarge.
+    pub scale: Scale,
     /// Cut away and scale back.
     pub crop: Crop,
     /// Move.
     pub shift: Shift,
-}
-
-/// Mirrors left and right, every other time, if true.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Default)]
-#[serde(transparent)]
-pub struct Flip(pub bool);
-
-/// Turns about the centre by up to so many degrees (0 to 180) either way.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Default)]
-#[serde(transparent)]
-pub struct Rotate(pub f32);
-
-/// Cuts away up to this fraction (0 to 0.5) of the height or width, at each of the four sides for itself, and scales
-/// what is left back to the full frame.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Default)]
-#[serde(transparent)]
-pub struct Crop(pub f32);
-
-/// Moves by up to this fraction (0 to 0.5) of the height and width, either way.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Default)]
-#[serde(transparent)]
-pub struct Shift(pub f32);
-
-/// What is seen where a moved picture leaves the frame empty: `Dataset::border` chooses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Border {
-    /// This value, in every channel: for pictures on a plain background.
-    Fill(u8),
-    /// The nearest pixel of the picture: for photographs.
-    Edge,
+    /// Bend.
+    pub elastic: Elastic,
+    /// Blur.
+    pub blur: Blur,
+    /// More or less contrast.
+    pub contrast: Contrast,
+    /// Lighter or darker.
+    pub brightness: Brightness,
+    /// Noise.
+    pub noise: Noise,
+    /// A rectangle of nonsense.
+    pub erase: Erase,
+    /// One more operation for each picture, at random.
+    pub random: Random,
+    /// Blend with another picture.
+    pub mixup: Mixup,
+    /// Paste a part of another picture.
+    pub cutmix: Cutmix,
 }
 
 /// Names one random change: the same draw gives the same change on every machine and thread.
@@ -65,6 +73,15 @@ pub struct Draw {
     pub index: u64,
     /// Which pass over the data set.
     pub epoch: u64,
+}
+
+/// The picture that was mixed into another one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Second {
+    /// Its class.
+    pub label: usize,
+    /// How much of the result it is, 0 to 1.
+    pub share: f32,
 }
 
 /// A setting out of its range.
@@ -86,14 +103,50 @@ impl Augmentation {
     ///
     /// [`AugmentError`] for the first one that is not, or is not a number.
     pub fn validate(&self) -> Result<(), AugmentError> {
-        self.geometric()
+        let operations = self.operations();
+        operations
             .iter()
-            .try_for_each(|operation| operation.check())
+            .try_for_each(|operation| operation.check())?;
+        self.mixup.check()?;
+        self.cutmix.check()
+    }
+
+    /// Writes to `out` what training sees of the picture at `draw.index`: changed by [`Augmentation::apply`], and
+    /// mixed with another one that is changed likewise, which it then names.
+    ///
+    /// Where both `mixup` and `cutmix` are set, each has every other picture.
+    pub fn view(
+        &self,
+        data: &Dataset,
+        border: Border,
+        draw: Draw,
+        out: &mut [u8],
+    ) -> Option<Second> {
+        let changed = |index: u64, out: &mut [u8]| {
+            let picture = data.pictures.get(usize::try_from(index).ok()?)?;
+            let draw = Draw { index, ..draw };
+            self.apply(&picture.pixels, data.shape, border, draw, out);
+            Some(picture.label)
+        };
+        changed(draw.index, out)?;
+        if !self.mixup.is_on() && !self.cutmix.is_on() {
+            return None;
+        }
+        let mut random = draw.stream("mix");
+        let index = random.random_range(0..data.pictures.len() as u64);
+        let first: bool = random.random();
+        let mut other = vec![0; out.len()];
+        let label = changed(index, &mut other)?;
+        let share = match self.mixup.is_on() && (first || !self.cutmix.is_on()) {
+            true => self.mixup.mix(&mut random, out, &other),
+            false => self.cutmix.mix(&mut random, data.shape, out, &mut other),
+        };
+        Some(Second { label, share })
     }
 
     /// Writes a changed copy of `picture` to `out`: both unsigned bytes, HWC, of `shape`.
     ///
-    /// The picture is flipped, turned, cropped and shifted, in this order, with one bilinear resampling. Each
+    /// The operations happen in the order of the fields, those that move pixels with one bilinear resampling. Each
     /// operation has a random stream of its own, so that setting one does not alter what the others do.
     pub fn apply(
         &self,
@@ -103,30 +156,63 @@ impl Augmentation {
         draw: Draw,
         out: &mut [u8],
     ) {
-        let on = self
-            .geometric()
-            .into_iter()
-            .filter(|operation| operation.is_on());
-        let map = on.fold(Affine::IDENTITY, |map, operation| {
-            map.after(operation.sample(&mut draw.stream(operation.key()), shape))
-        });
-        // With the number of channels a constant, the inner loop is twice as fast.
-        match shape.channels {
-            1 => resample(&map, picture, shape, 1, border, out),
-            3 => resample(&map, picture, shape, 3, border, out),
-            channels => resample(&map, picture, shape, channels, border, out),
+        let chosen = self.random.choose(draw);
+        let on = |augmentation: &Self, stream: &dyn Fn(&str) -> ChaCha8Rng| -> Vec<Change> {
+            let on = augmentation.operations().into_iter().filter(|o| o.is_on());
+            on.map(|operation| operation.draw(stream(operation.key()), shape))
+                .collect()
+        };
+        let mut changes = on(self, &|key| draw.stream(key));
+        if let Some((augmentation, random)) = &chosen {
+            changes.extend(on(augmentation, &|_| random.clone()));
         }
+        let (mut map, mut fields, mut paints) = (Affine::IDENTITY, Vec::new(), Vec::new());
+        for change in changes {
+            match change {
+                Change::Move(next) => map = map.after(next),
+                Change::Bend(field) => fields.push(field),
+                Change::Repaint(paint) => paints.push(paint),
+            }
+        }
+        resample(&map, &fields, picture, shape, border, out);
+        paints.into_iter().for_each(|paint| paint(out));
     }
 
-    /// The operations that move pixels, in the order in which they happen. A new one is listed here.
-    fn geometric(&self) -> [&dyn Geometric; 4] {
+    /// The operations on one picture, in the order in which they happen. A new one is listed here.
+    fn operations(&self) -> [&dyn Operation; 13] {
         let Self {
             flip,
+            flip_vertical,
             rotate,
+            shear,
+            scale,
             crop,
             shift,
+            elastic,
+            blur,
+            contrast,
+            brightness,
+            noise,
+            erase,
+            random: _,
+            mixup: _,
+            cutmix: _,
         } = self;
-        [flip, rotate, crop, shift]
+        [
+            flip,
+            flip_vertical,
+            rotate,
+            shear,
+            scale,
+            crop,
+            shift,
+            elastic,
+            blur,
+            contrast,
+            brightness,
+            noise,
+            erase,
+        ]
     }
 }
 
@@ -144,119 +230,49 @@ impl Draw {
     }
 }
 
-/// An operation that moves pixels.
-trait Geometric {
-    /// The key in `espalier.toml`. Its first eight letters also name the random stream and must be its own.
+/// A key of `[augment]`.
+trait Setting {
+    /// Its name. The first eight letters also name the random stream and must be its own.
     fn key(&self) -> &'static str;
-    /// Whether the setting is in its range.
-    fn check(&self) -> Result<(), AugmentError>;
+    /// What it is set to; 0 does nothing, and true is 1.
+    fn value(&self) -> f32;
+    /// The largest value allowed.
+    fn max(&self) -> f32;
+
     /// Whether it does anything.
-    fn is_on(&self) -> bool;
-    /// Draws the map from a pixel of the result to the place in the picture that it shows.
-    fn sample(&self, random: &mut ChaCha8Rng, shape: PictureShape) -> Affine;
-}
-
-impl Geometric for Flip {
-    fn key(&self) -> &'static str {
-        "flip"
-    }
-
-    fn check(&self) -> Result<(), AugmentError> {
-        Ok(())
-    }
-
     fn is_on(&self) -> bool {
-        self.0
+        self.value() != 0.0
     }
 
-    fn sample(&self, random: &mut ChaCha8Rng, _: PictureShape) -> Affine {
-        Affine {
-            xx: if random.random() { -1.0 } else { 1.0 },
-            ..Affine::IDENTITY
+    /// Whether it is in its range; what is not a number is in none.
+    fn check(&self) -> Result<(), AugmentError> {
+        let (key, value, max) = (self.key(), self.value(), self.max());
+        match (0.0..=max).contains(&value) {
+            true => Ok(()),
+            false => Err(AugmentError { key, value, max }),
         }
     }
 }
 
-impl Geometric for Rotate {
-    fn key(&self) -> &'static str {
-        "rotate"
-    }
-
-    fn check(&self) -> Result<(), AugmentError> {
-        in_range(self.key(), self.0, 180.0)
-    }
-
-    fn is_on(&self) -> bool {
-        self.0 != 0.0
-    }
-
-    fn sample(&self, random: &mut ChaCha8Rng, _: PictureShape) -> Affine {
-        let (sin, cos) = either_way(random, self.0).to_radians().sin_cos();
-        Affine {
-            xx: cos,
-            xy: sin,
-            yx: -sin,
-            yy: cos,
-            ..Affine::IDENTITY
-        }
-    }
+/// A change of one picture.
+trait Operation: Setting {
+    /// What it does to this picture, by its stream.
+    fn draw(&self, random: ChaCha8Rng, shape: PictureShape) -> Change;
 }
 
-impl Geometric for Crop {
-    fn key(&self) -> &'static str {
-        "crop"
-    }
-
-    fn check(&self) -> Result<(), AugmentError> {
-        in_range(self.key(), self.0, 0.5)
-    }
-
-    fn is_on(&self) -> bool {
-        self.0 != 0.0
-    }
-
-    fn sample(&self, random: &mut ChaCha8Rng, shape: PictureShape) -> Affine {
-        let [left, right, top, bottom] = random.random::<[f32; 4]>().map(|cut| cut * self.0);
-        Affine {
-            xx: 1.0 - left - right,
-            yy: 1.0 - top - bottom,
-            x: (left - right) * shape.width as f32 / 2.0,
-            y: (top - bottom) * shape.height as f32 / 2.0,
-            ..Affine::IDENTITY
-        }
-    }
+/// What an operation does to a picture.
+enum Change {
+    /// Moves pixels: from a pixel of the result to the place in the picture that it shows.
+    Move(Affine),
+    /// Moves pixels, each by itself.
+    Bend(elastic::Field),
+    /// Changes values.
+    Repaint(Box<dyn FnOnce(&mut [u8])>),
 }
 
-impl Geometric for Shift {
-    fn key(&self) -> &'static str {
-        "shift"
-    }
-
-    fn check(&self) -> Result<(), AugmentError> {
-        in_range(self.key(), self.0, 0.5)
-    }
-
-    fn is_on(&self) -> bool {
-        self.0 != 0.0
-    }
-
-    fn sample(&self, random: &mut ChaCha8Rng, shape: PictureShape) -> Affine {
-        let x = either_way(random, self.0) * shape.width as f32;
-        let y = either_way(random, self.0) * shape.height as f32;
-        Affine {
-            x,
-            y,
-            ..Affine::IDENTITY
-        }
-    }
-}
-
-/// NaN is in no range.
-fn in_range(key: &'static str, value: f32, max: f32) -> Result<(), AugmentError> {
-    if (0.0..=max).contains(&value) {
-        Ok(())
-    } else {
-        Err(AugmentError { key, value, max })
+impl Change {
+    fn repaint(paint: impl FnOnce(&mut [u8]) + 'static) -> Self {
+        Self::Repaint(Box::new(paint))
     }
 }
 
@@ -265,169 +281,11 @@ fn either_way(random: &mut ChaCha8Rng, max: f32) -> f32 {
     (random.random::<f32>() * 2.0 - 1.0) * max
 }
 
-/// Where a pixel of the result comes from, in pixels from the centre:
-/// `(xx * x + xy * y + self.x, yx * x + yy * y + self.y)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Affine {
-    xx: f32,
-    xy: f32,
-    yx: f32,
-    yy: f32,
-    x: f32,
-    y: f32,
-}
-
-impl Affine {
-    const IDENTITY: Self = Self {
-        xx: 1.0,
-        xy: 0.0,
-        yx: 0.0,
-        yy: 1.0,
-        x: 0.0,
-        y: 0.0,
-    };
-
-    /// The map that goes through `first` and then through this one: looking back from the result, the last
-    /// operation comes first.
-    fn after(self, first: Self) -> Self {
-        let (x, y) = self.at(first.x, first.y);
-        Self {
-            xx: self.xx * first.xx + self.xy * first.yx,
-            xy: self.xx * first.xy + self.xy * first.yy,
-            yx: self.yx * first.xx + self.yy * first.yx,
-            yy: self.yx * first.xy + self.yy * first.yy,
-            x,
-            y,
-        }
-    }
-
-    fn at(&self, x: f32, y: f32) -> (f32, f32) {
-        (
-            self.xx * x + self.xy * y + self.x,
-            self.yx * x + self.yy * y + self.y,
-        )
-    }
-}
-
-/// Places in the picture are counted in parts of a pixel, 1/65536 each: fast, and the same on every machine, where
-/// the last bit of a sine is not.
-const ONE: i64 = 1 << 16;
-
-fn fixed(value: f32) -> i64 {
-    // Bounded, so that settings which were never validated can not overflow the steps along a row.
-    (value * ONE as f32).round().clamp(-1e12, 1e12) as i64
-}
-
-/// Shows `picture` through `map`. An untouched pixel comes out exactly as it was.
-#[inline(always)]
-fn resample(
-    map: &Affine,
-    picture: &[u8],
-    shape: PictureShape,
-    channels: usize,
-    border: Border,
-    out: &mut [u8],
-) {
-    let view = View {
-        picture,
-        height: shape.height as i64,
-        width: shape.width as i64,
-        channels,
-        border,
-    };
-    // From the first pixel's middle to the picture's middle.
-    let (half_width, half_height) = (
-        (shape.width as f32 - 1.0) / 2.0,
-        (shape.height as f32 - 1.0) / 2.0,
-    );
-    let (step_x, step_y) = (fixed(map.xx), fixed(map.yx));
-    for (row, line) in out
-        .chunks_exact_mut((shape.width * channels).max(1))
-        .enumerate()
-    {
-        let (x, y) = map.at(-half_width, row as f32 - half_height);
-        let (mut x, mut y) = (fixed(x + half_width), fixed(y + half_height));
-        for pixel in line.chunks_exact_mut(channels.max(1)) {
-            view.blend(x, y, pixel);
-            x += step_x;
-            y += step_y;
-        }
-    }
-}
-
-/// A picture to look up places in.
-struct View<'a> {
-    picture: &'a [u8],
-    height: i64,
-    width: i64,
-    channels: usize,
-    border: Border,
-}
-
-impl View<'_> {
-    /// The mean of the four pixels around a place, weighted by how near they are, in steps of 1/256.
-    #[inline(always)]
-    fn blend(&self, x: i64, y: i64, out: &mut [u8]) {
-        let (column, row) = (x >> 16, y >> 16);
-        let (right, below) = (((x >> 8) & 255) as u32, ((y >> 8) & 255) as u32);
-        let (left, above) = (256 - right, 256 - below);
-        let weights = [left * above, right * above, left * below, right * below];
-        let inner = self.inner(column, row);
-        for (channel, out) in out.iter_mut().enumerate() {
-            let four = match inner {
-                Some((upper, lower)) => [
-                    upper.get(channel),
-                    upper.get(channel + self.channels),
-                    lower.get(channel),
-                    lower.get(channel + self.channels),
-                ]
-                .map(|value| value.copied().unwrap_or_default()),
-                None => [(0, 0), (1, 0), (0, 1), (1, 1)]
-                    .map(|(x, y)| self.at(column + x, row + y, channel)),
-            };
-            let sum: u32 = four
-                .iter()
-                .zip(weights)
-                .map(|(&value, weight)| u32::from(value) * weight)
-                .sum();
-            *out = ((sum + (1 << 15)) >> 16) as u8;
-        }
-    }
-
-    /// Two neighbouring pixels and the two below them, if all are in the picture.
-    #[inline(always)]
-    fn inner(&self, column: i64, row: i64) -> Option<(&[u8], &[u8])> {
-        if column < 0 || row < 0 || column + 1 >= self.width || row + 1 >= self.height {
-            return None;
-        }
-        let start = (row * self.width + column) as usize * self.channels;
-        let below = start + self.width as usize * self.channels;
-        let two = 2 * self.channels;
-        Some((
-            self.picture.get(start..start + two)?,
-            self.picture.get(below..below + two)?,
-        ))
-    }
-
-    /// One value, wherever it lies.
-    fn at(&self, column: i64, row: i64, channel: usize) -> u8 {
-        let inside = (0..self.width).contains(&column) && (0..self.height).contains(&row);
-        if let (false, Border::Fill(value)) = (inside, self.border) {
-            return value;
-        }
-        let (column, row) = (
-            column.min(self.width - 1).max(0),
-            row.min(self.height - 1).max(0),
-        );
-        let at = (row * self.width + column) as usize * self.channels + channel;
-        self.picture.get(at).copied().unwrap_or_default()
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::data::Picture;
     use rayon::prelude::*;
 
     const SHAPE: PictureShape = PictureShape {
@@ -467,20 +325,33 @@ mod tests {
             rotate: Rotate(15.0),
             crop: Crop(0.1),
             shift: Shift(0.1),
+            ..Augmentation::default()
+        }
+    }
+
+    /// All that can be set.
+    fn everything() -> Augmentation {
+        Augmentation {
+            flip_vertical: FlipVertical(true),
+            shear: Shear(0.2),
+            scale: Scale(0.2),
+            elastic: Elastic(0.1),
+            blur: Blur(1.0),
+            contrast: Contrast(0.5),
+            brightness: Brightness(0.2),
+            noise: Noise(0.1),
+            erase: Erase(0.3),
+            random: Random(true),
+            mixup: Mixup(0.2),
+            cutmix: Cutmix(1.0),
+            ..every()
         }
     }
 
     /// Through a given map, with a border of 0.
     fn mapped(map: Affine, shape: PictureShape) -> Vec<u8> {
         let mut out = vec![0; shape.bytes()];
-        resample(
-            &map,
-            &noise(shape),
-            shape,
-            shape.channels,
-            Border::Fill(0),
-            &mut out,
-        );
+        resample(&map, &[], &noise(shape), shape, Border::Fill(0), &mut out);
         out
     }
 
@@ -572,7 +443,7 @@ mod tests {
                 x: 0.5,
                 ..Affine::IDENTITY
             };
-            resample(&map, &[10, 20, 40], shape, 1, border, &mut out);
+            resample(&map, &[], &[10, 20, 40], shape, border, &mut out);
             out
         };
         assert_eq!(through(Border::Edge), [15, 30, 40]);
@@ -604,8 +475,11 @@ mod tests {
             channels: 1,
         };
         for index in 0..1000 {
-            let sample = |operation: &dyn Geometric| {
-                operation.sample(&mut draw(index).stream(operation.key()), frame)
+            let sample = |operation: &dyn Operation| match operation
+                .draw(draw(index).stream(operation.key()), frame)
+            {
+                Change::Move(map) => map,
+                _ => panic!("{} does not move", operation.key()),
             };
             let turn = sample(&Rotate(30.0));
             assert!(turn.xx >= 0.866 && (turn.xx * turn.yy - turn.xy * turn.yx - 1.0).abs() < 1e-5);
@@ -617,6 +491,11 @@ mod tests {
                 let (x, y) = crop.at(x, y);
                 assert!(x.abs() <= 10.001 && y.abs() <= 5.001 && crop.xx >= 0.5);
             }
+            let shear = sample(&Shear(0.2));
+            assert!(shear.xy.abs() <= 0.2 && shear.yx.abs() <= 0.2 && shear.xy * shear.yx == 0.0);
+            let scale = sample(&Scale(0.25));
+            assert!((0.8..=1.25).contains(&scale.xx) && scale.xx == scale.yy);
+            assert_eq!(sample(&FlipVertical(true)).yy.abs(), 1.0);
         }
     }
 
@@ -636,6 +515,102 @@ mod tests {
             })
         );
         assert_ne!(in_order[0], other(Draw { seed: 2, ..draw(0) }));
+    }
+
+    /// Twenty pictures of two classes.
+    fn data() -> Dataset {
+        let picture = |at: usize| Picture {
+            pixels: noise(SHAPE).iter().map(|v| v ^ (at as u8 * 11)).collect(),
+            label: at % 2,
+        };
+        Dataset {
+            shape: SHAPE,
+            classes: vec!["a".into(), "b".into()],
+            pictures: (0..20).map(picture).collect(),
+        }
+    }
+
+    #[test]
+    fn a_draw_decides_alone_what_is_mixed() {
+        let data = data();
+        let view = |index: u64| {
+            let mut out = vec![0; SHAPE.bytes()];
+            let second = everything().view(&data, Border::Edge, draw(index), &mut out);
+            (out, second)
+        };
+        let in_order: Vec<_> = (0..20).map(view).collect();
+        let in_parallel: Vec<_> = (0..20u64).into_par_iter().map(view).collect();
+        assert_eq!(in_order, in_parallel);
+        let seconds: Vec<Second> = in_order.iter().filter_map(|(_, second)| *second).collect();
+        assert_eq!(seconds.len(), 20);
+        assert!(
+            seconds
+                .iter()
+                .all(|s| s.label < 2 && (0.0..=1.0).contains(&s.share))
+        );
+        assert!(seconds.iter().any(|s| s.label == 0) && seconds.iter().any(|s| s.label == 1));
+    }
+
+    #[test]
+    fn what_is_mixed_in_has_its_share() {
+        let mut data = data();
+        for (at, picture) in data.pictures.iter_mut().enumerate() {
+            picture.pixels = vec![10 * at as u8; SHAPE.bytes()];
+            picture.label = at;
+        }
+        for (mixup, cutmix) in [(1.0, 0.0), (0.0, 1.0), (0.5, 0.5)] {
+            let mixed = Augmentation {
+                mixup: Mixup(mixup),
+                cutmix: Cutmix(cutmix),
+                ..Augmentation::default()
+            };
+            for index in 0..20 {
+                let mut out = vec![0; SHAPE.bytes()];
+                let second = mixed
+                    .view(&data, Border::Edge, draw(index), &mut out)
+                    .unwrap();
+                let sum: u64 = out.iter().map(|&value| u64::from(value)).sum();
+                let mean = sum as f32 / out.len() as f32;
+                let (own, other) = (10.0 * index as f32, 10.0 * second.label as f32);
+                let wanted = own * (1.0 - second.share) + other * second.share;
+                assert!((mean - wanted).abs() <= 0.5, "{mean} and not {wanted}");
+            }
+        }
+        assert_eq!(
+            every().view(&data, Border::Edge, draw(1), &mut [0; 784]),
+            None
+        );
+        assert_eq!(
+            everything().view(&data, Border::Edge, draw(99), &mut [0; 784]),
+            None
+        );
+    }
+
+    #[test]
+    fn each_operation_changes_pictures_and_has_a_stream_of_its_own() {
+        let everything = everything();
+        let operations = everything.operations();
+        let mut names: Vec<String> = operations
+            .iter()
+            .map(|operation| operation.key())
+            .chain(["random", "mix"])
+            .map(|key| key.chars().take(8).collect())
+            .collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), operations.len() + 2);
+        let table = toml::Table::try_from(&everything).unwrap();
+        for (key, value) in table {
+            let text = format!("{key} = {value}");
+            let alone: Augmentation = toml::from_str(&text).unwrap();
+            let data = data();
+            let changed = (0..20).filter(|&index| {
+                let mut out = vec![0; SHAPE.bytes()];
+                alone.view(&data, Border::Edge, draw(index), &mut out);
+                out != data.pictures[index as usize].pixels
+            });
+            assert!(changed.count() >= 5, "{key} changes nothing");
+        }
     }
 
     #[test]
@@ -670,7 +645,7 @@ mod tests {
 
     #[test]
     fn silly_settings_are_refused() {
-        assert_eq!(every().validate(), Ok(()));
+        assert_eq!(everything().validate(), Ok(()));
         let limits = Augmentation {
             rotate: Rotate(180.0),
             crop: Crop(0.5),
@@ -733,7 +708,9 @@ mod tests {
                 channels,
             };
             for border in [Border::Fill(1), Border::Edge] {
-                every().apply(&[1, 2, 3], shape, border, draw(1), &mut [0; 30]);
+                for index in 0..20 {
+                    everything().apply(&[1, 2, 3], shape, border, draw(index), &mut [0; 30]);
+                }
                 let silly = Augmentation {
                     shift: Shift(f32::INFINITY),
                     rotate: Rotate(f32::NAN),
