@@ -12,7 +12,7 @@ use espalier::config::{DataOptions, Pictures, Project};
 use espalier::data::Dataset;
 use espalier::network::Network;
 use espalier::score::Score;
-use espalier::train::{Hooks, TrainOptions, answers, start, train};
+use espalier::train::{Hooks, Outcome, TrainOptions, answers, start, train};
 use serde::Serialize;
 use shared::layer::Shape;
 
@@ -51,7 +51,11 @@ pub struct Trained {
     pub params: usize,
     pub nonzeros: usize,
     pub pictures: usize,
+    /// Epochs that were trained; of a training that was finished before, those asked for.
     pub epochs: usize,
+    /// With `train.patience`, the epoch whose weights these are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best_epoch: Option<usize>,
     pub seconds: f64,
     pub checkpoint: PathBuf,
     #[serde(flatten)]
@@ -94,11 +98,23 @@ pub fn step(
         label: "train",
     };
     let options = project.train_options();
-    let trained = train(from, &data.train, &options, &project.augment, &hooks)?;
+    let Outcome {
+        checkpoint: trained,
+        epochs,
+        best_epoch,
+    } = train(
+        from,
+        &data.train,
+        data.validation.as_ref(),
+        &options,
+        &project.augment,
+        &hooks,
+    )?;
     let checkpoint = project.output(FLOAT);
     trained.save(&checkpoint)?;
     super::project::remove(&unfinished);
     let mut summary = summarise(project, data, &trained)?;
+    (summary.epochs, summary.best_epoch) = (epochs, best_epoch);
     summary.seconds = begin.elapsed().as_secs_f64();
     Ok((trained, summary))
 }
@@ -118,6 +134,7 @@ fn summarise(project: &Project, data: &Pictures, trained: &Checkpoint) -> Result
         nonzeros: trained.nonzeros(),
         pictures: data.train.pictures.len(),
         epochs: project.train.epochs,
+        best_epoch: None,
         seconds: 0.0,
         checkpoint: project.output(FLOAT),
         score,

@@ -41,6 +41,9 @@ struct FloatLayer {
     norm: Option<BatchNorm>,
 }
 
+/// Changes the inputs [pictures, values] of the dense node of a number.
+type BeforeDense<'a> = &'a dyn Fn(usize, Tensor<2>) -> Tensor<2>;
+
 /// Which weights of a [`FloatNetwork`] are 0 and stay so.
 #[derive(Clone, Debug)]
 pub struct Masks(HashMap<ParamId, Tensor<1, Bool>>);
@@ -96,20 +99,28 @@ impl FloatNetwork {
 
     /// Outputs of the head before a closing softmax: [pictures, classes].
     pub fn logits(&self, input: Tensor<4>) -> Tensor<2> {
+        self.logits_through(input, &|_, x| x)
+    }
+
+    /// The same, with the inputs of dense layers changed before.
+    pub(crate) fn logits_through(&self, input: Tensor<4>, before_dense: BeforeDense) -> Tensor<2> {
         let closing = self
             .network
             .nodes
             .last()
             .is_some_and(|node| node.layer == Layer::Softmax);
-        let values = self.values(input.clone(), self.layers.len() - usize::from(closing));
+        let count = self.layers.len() - usize::from(closing);
+        let values = self.values(input.clone(), count, before_dense);
         flat(values.into_iter().next_back().unwrap_or(input))
     }
 
     /// The output of every node behind its activation, for a batch: numbers in
     /// the order `[picture][row][column][channel]`.
     pub fn trace(&self, input: Tensor<4>) -> Vec<Vec<f32>> {
-        let values = self.values(input, self.layers.len()).into_iter().skip(1);
+        let values = self.values(input, self.layers.len(), &|_, x| x);
         values
+            .into_iter()
+            .skip(1)
             .map(|value| numbers(value.permute([0, 2, 3, 1])))
             .collect()
     }
@@ -157,22 +168,29 @@ impl FloatNetwork {
     }
 
     /// The input and the outputs of the first `count` nodes.
-    fn values(&self, input: Tensor<4>, count: usize) -> Vec<Tensor<4>> {
+    fn values(&self, input: Tensor<4>, count: usize, before_dense: BeforeDense) -> Vec<Tensor<4>> {
         let mut values = vec![input];
-        for (node, layer) in self.network.nodes.iter().zip(&self.layers).take(count) {
-            values.push(layer.forward(node, &values));
+        let layers = self.network.nodes.iter().zip(&self.layers);
+        for (index, (node, layer)) in layers.enumerate().take(count) {
+            let before_dense = |x| before_dense(index, x);
+            values.push(layer.forward(node, &values, &before_dense));
         }
         values
     }
 }
 
 impl FloatLayer {
-    fn forward(&self, node: &Node, values: &[Tensor<4>]) -> Tensor<4> {
+    fn forward(
+        &self,
+        node: &Node,
+        values: &[Tensor<4>],
+        before_dense: &dyn Fn(Tensor<2>) -> Tensor<2>,
+    ) -> Tensor<4> {
         let input = |index: usize| values[node.inputs[index]].clone();
         let x = input(0);
         let y = match (&node.layer, &self.conv, &self.dense) {
             (_, Some(conv), _) => conv.forward(x),
-            (_, _, Some(dense)) => column(dense.forward(flat(x))),
+            (_, _, Some(dense)) => column(dense.forward(before_dense(flat(x)))),
             (Layer::MaxPool2d(pool), ..) => max_pool(pool, x),
             (Layer::AvgPool2d(pool), ..) => average_pool(pool, x),
             (Layer::GlobalAvgPool2d, ..) => x.mean_dim(3).mean_dim(2),

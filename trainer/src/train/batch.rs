@@ -3,12 +3,10 @@
 use std::hash::{DefaultHasher, Hasher};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
 use shared::layer::Shape;
 
+use super::balance::{Member, Sampling, class_weights};
 use crate::augment::{Augmentation, Border, Draw, Second};
 use crate::checkpoint::InputScale;
 use crate::data::Dataset;
@@ -16,8 +14,7 @@ use crate::network::pictures_to_tensor;
 
 /// Some of the pictures of one step.
 pub(super) struct Shard {
-    /// Positions in the data.
-    members: Vec<usize>,
+    members: Vec<Member>,
     epoch: usize,
     /// Whether these are all.
     pub whole: bool,
@@ -53,11 +50,14 @@ pub(super) struct Batches<'a> {
     scale: InputScale,
     /// Share of the target that goes to all classes alike.
     smoothing: f32,
+    /// How much a picture of each class counts.
+    weights: Vec<f32>,
+    sampling: Sampling,
     seed: u64,
     /// Batches in one pass over the data.
     pub per_epoch: usize,
     /// The order of the pictures in the epoch of this number.
-    order: (usize, Vec<usize>),
+    order: (usize, Vec<Member>),
 }
 
 impl<'a> Batches<'a> {
@@ -67,6 +67,7 @@ impl<'a> Batches<'a> {
         (shape, scale): (Shape, InputScale),
         options: &super::TrainOptions,
     ) -> Self {
+        let pictures = data.pictures.len();
         Self {
             data,
             augmentation,
@@ -74,9 +75,11 @@ impl<'a> Batches<'a> {
             shape,
             scale,
             smoothing: options.smoothing,
+            weights: class_weights(data, options),
+            sampling: options.sampling,
             seed: options.seed,
-            per_epoch: data.pictures.len().div_ceil(options.batch).max(1),
-            order: (0, shuffled(data.pictures.len(), options.seed, 0)),
+            per_epoch: pictures.div_ceil(options.batch(pictures)).max(1),
+            order: (0, options.sampling.order(data, options.seed, 0)),
         }
     }
 
@@ -85,9 +88,8 @@ impl<'a> Batches<'a> {
     /// step: batch normalisation would suffer from a small last one.
     pub(super) fn shards(&mut self, step: usize, most: usize) -> Vec<Shard> {
         let (epoch, index) = (step / self.per_epoch, step % self.per_epoch);
-        let count = self.data.pictures.len();
         if self.order.0 != epoch {
-            self.order = (epoch, shuffled(count, self.seed, epoch));
+            self.order = (epoch, self.sampling.order(self.data, self.seed, epoch));
         }
         let batch = part(&self.order.1, index, self.per_epoch);
         let shards = batch.len().div_ceil(most);
@@ -108,7 +110,7 @@ impl<'a> Batches<'a> {
         let pictures = pixels.par_chunks_exact_mut(self.shape.len());
         let seen: Vec<Seen> = pictures
             .zip(&shard.members)
-            .map(|(out, &at)| self.see(at, shard.epoch, out))
+            .map(|(out, &member)| self.see(member, shard.epoch, out))
             .collect();
         let key = |pixels: &[u8]| {
             let mut hasher = DefaultHasher::new();
@@ -123,26 +125,29 @@ impl<'a> Batches<'a> {
         }
     }
 
-    /// Writes the augmented picture of this position.
-    fn see(&self, at: usize, epoch: usize, out: &mut [u8]) -> Seen {
+    /// Writes the augmented picture, another one for each time in the epoch.
+    fn see(&self, Member { index, repeat }: Member, epoch: usize, out: &mut [u8]) -> Seen {
         let draw = Draw {
             seed: self.seed,
-            index: at as u64,
-            epoch: epoch as u64,
+            index: index as u64,
+            epoch: epoch as u64 | u64::from(repeat) << 32,
         };
         Seen {
-            first: self.data.pictures[at].label,
+            first: self.data.pictures[index].label,
             second: self.augmentation.view(self.data, self.border, draw, out),
         }
     }
 
     /// One for the right class, or its share for each of two that were mixed, less what
-    /// label smoothing spreads over all.
+    /// label smoothing spreads over all; times the weight of the class.
     fn targets(&self, seen: &[Seen], device: &Device) -> Tensor<2> {
         let classes = self.data.classes.len();
         let spread = self.smoothing / classes as f32;
         let rows = seen.iter().flat_map(|picture| {
-            (0..classes).map(move |class| (1.0 - self.smoothing) * picture.share(class) + spread)
+            let shares = (0..classes).map(move |class| picture.share(class));
+            let weighed = shares.clone().zip(&self.weights);
+            let weight: f32 = weighed.map(|(share, weight)| share * weight).sum();
+            shares.map(move |share| ((1.0 - self.smoothing) * share + spread) * weight)
         });
         Tensor::from_data(
             TensorData::new(rows.collect(), [seen.len(), classes]),
@@ -177,16 +182,8 @@ impl Seen {
 }
 
 /// One of `parts` parts of almost equal length.
-fn part(all: &[usize], index: usize, parts: usize) -> &[usize] {
+fn part<T>(all: &[T], index: usize, parts: usize) -> &[T] {
     &all[index * all.len() / parts..(index + 1) * all.len() / parts]
-}
-
-fn shuffled(count: usize, seed: u64, epoch: usize) -> Vec<usize> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    random.set_stream(epoch as u64);
-    let mut order: Vec<usize> = (0..count).collect();
-    order.shuffle(&mut random);
-    order
 }
 
 #[cfg(test)]
@@ -218,12 +215,12 @@ mod tests {
         } = batches.prepare(&shard, &Device::flex());
         let rows = numbers(targets);
         let mut between = 0;
-        for ((row, &label), &at) in rows.chunks(3).zip(&labels).zip(&shard.members) {
+        for ((row, &label), member) in rows.chunks(3).zip(&labels).zip(&shard.members) {
             assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5);
             assert!(row.iter().all(|&target| target >= 0.0999));
             assert_eq!(crate::train::argmax(row), label);
             // 0.1 of the smoothing, and 0.7 of its share.
-            let own = row[data.pictures[at].label];
+            let own = row[data.pictures[member.index].label];
             between += usize::from(own > 0.11 && own < 0.79);
         }
         assert!(between > 20, "{between}");
