@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::augment::{AugmentError, Augmentation};
 use crate::compress::CompressOptions;
-use crate::data::{self, DataError, Dataset, Part, Source};
+use crate::data::{self, DataError, Dataset, Source};
 use crate::network::NetworkSpec;
 use crate::quantise::ExportOptions;
 use crate::train::TrainOptions;
@@ -90,6 +90,17 @@ pub struct DataOptions {
     /// on which a search decides; none where not given.
     #[serde(default)]
     pub validation: Option<f32>,
+}
+
+impl DataOptions {
+    /// How pictures are loaded.
+    pub fn options(&self) -> data::Options {
+        data::Options {
+            size: self.size,
+            channels: self.channels,
+            resize: self.resize,
+        }
+    }
 }
 
 /// The `[board]` section.
@@ -375,17 +386,12 @@ impl Project {
     /// same classes. Where the source has no test part, a fifth of the training
     /// pictures is held back for it.
     pub fn pictures(&self) -> Result<Pictures, DataError> {
-        let source = Source::parse(&self.data.source, &self.folder)?;
-        let options = data::Options {
-            size: self.data.size,
-            channels: self.data.channels,
-            resize: self.data.resize,
+        let (train, test) = data::load_both(&self.source()?, &self.data.options())?;
+        let (train, test) = match test {
+            None => train.split(HELD_BACK, self.train.seed)?,
+            Some(test) => (train, test),
         };
-        let train = data::load(&source, Part::Train, &options)?;
-        let (train, test) = match data::load(&source, Part::Test, &options.pinned(train.shape)) {
-            Err(DataError::NoPart { .. }) => train.split(HELD_BACK, self.train.seed)?,
-            test => (train, test?),
-        };
+        data::check_classes(&train, &test)?;
         let train = match self.data.per_class {
             Some(count) => train.take_per_class(count, self.train.seed)?,
             None => train,
@@ -402,6 +408,11 @@ impl Project {
             validation,
             test,
         })
+    }
+
+    /// Where the pictures come from.
+    pub fn source(&self) -> Result<Source, DataError> {
+        Source::parse(&self.data.source, &self.folder)
     }
 
     /// The training options, with the base's path relative to the project's

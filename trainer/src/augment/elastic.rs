@@ -25,9 +25,13 @@ const POINTS: usize = CELLS + 3;
 /// How far every place moves, in pixels (right, down).
 pub(super) struct Field {
     points: [[(f32, f32); POINTS]; POINTS],
-    width: usize,
+    /// Of each column.
+    across: Vec<Spline>,
     height: usize,
 }
+
+/// The first of the four points that a pixel lies between, and their weights, which sum to 1.
+type Spline = (usize, [f32; 4]);
 
 impl Setting for Elastic {
     fn key(&self) -> &'static str {
@@ -53,7 +57,9 @@ impl Operation for Elastic {
         }
         Change::Bend(Field {
             points,
-            width: shape.width,
+            across: (0..shape.width)
+                .map(|column| spline(column, shape.width))
+                .collect(),
             height: shape.height,
         })
     }
@@ -70,8 +76,7 @@ impl Field {
                 sum.1 += weight * point.1;
             }
         }
-        for (column, sum) in moves.iter_mut().enumerate() {
-            let (left, weights) = spline(column, self.width);
+        for (sum, &(left, weights)) in moves.iter_mut().zip(&self.across) {
             for (point, weight) in line.iter().skip(left).zip(weights) {
                 sum.0 += weight * point.0;
                 sum.1 += weight * point.1;
@@ -80,8 +85,7 @@ impl Field {
     }
 }
 
-/// The first of the four points that a pixel lies between, and their weights, which sum to 1.
-fn spline(at: usize, side: usize) -> (usize, [f32; 4]) {
+fn spline(at: usize, side: usize) -> Spline {
     let place = (at as f32 + 0.5) / side.max(1) as f32 * CELLS as f32;
     let first = (place as usize).min(CELLS - 1);
     let t = place - first as f32;

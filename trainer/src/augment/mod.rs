@@ -111,6 +111,126 @@ impl Augmentation {
         self.cutmix.check()
     }
 
+    /// Each operation alone, at a strength that shows well, by its key: to be looked at.
+    #[must_use]
+    pub fn each() -> Vec<(&'static str, Self)> {
+        let one = Self::default;
+        vec![
+            (
+                "flip",
+                Self {
+                    flip: Flip(true),
+                    ..one()
+                },
+            ),
+            (
+                "flip_vertical",
+                Self {
+                    flip_vertical: FlipVertical(true),
+                    ..one()
+                },
+            ),
+            (
+                "rotate",
+                Self {
+                    rotate: Rotate(20.0),
+                    ..one()
+                },
+            ),
+            (
+                "shear",
+                Self {
+                    shear: Shear(0.3),
+                    ..one()
+                },
+            ),
+            (
+                "scale",
+                Self {
+                    scale: Scale(0.3),
+                    ..one()
+                },
+            ),
+            (
+                "crop",
+                Self {
+                    crop: Crop(0.2),
+                    ..one()
+                },
+            ),
+            (
+                "shift",
+                Self {
+                    shift: Shift(0.2),
+                    ..one()
+                },
+            ),
+            (
+                "elastic",
+                Self {
+                    elastic: Elastic(0.15),
+                    ..one()
+                },
+            ),
+            (
+                "blur",
+                Self {
+                    blur: Blur(1.5),
+                    ..one()
+                },
+            ),
+            (
+                "contrast",
+                Self {
+                    contrast: Contrast(0.8),
+                    ..one()
+                },
+            ),
+            (
+                "brightness",
+                Self {
+                    brightness: Brightness(0.4),
+                    ..one()
+                },
+            ),
+            (
+                "noise",
+                Self {
+                    noise: Noise(0.15),
+                    ..one()
+                },
+            ),
+            (
+                "erase",
+                Self {
+                    erase: Erase(0.3),
+                    ..one()
+                },
+            ),
+            (
+                "random",
+                Self {
+                    random: Random(true),
+                    ..one()
+                },
+            ),
+            (
+                "mixup",
+                Self {
+                    mixup: Mixup(1.0),
+                    ..one()
+                },
+            ),
+            (
+                "cutmix",
+                Self {
+                    cutmix: Cutmix(1.0),
+                    ..one()
+                },
+            ),
+        ]
+    }
+
     /// Writes to `out` what training sees of the picture at `draw.index`: changed by [`Augmentation::apply`], and
     /// mixed with another one that is changed likewise, which it then names.
     ///

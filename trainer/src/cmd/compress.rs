@@ -28,6 +28,7 @@ use shared::layer::Layer;
 
 use super::Error;
 use super::project::stop_on_ctrl_c;
+use super::simulate::recalls;
 use super::train::SAVE_EVERY;
 use crate::flags::Flags;
 use crate::output::{Report, say, table, thousands};
@@ -131,7 +132,7 @@ impl Cmd {
     /// Compresses and scores on the test part.
     pub fn run(self) -> Result<Compressed, Error> {
         let project = Project::load(&self.project, &[self.compress.table()])?;
-        let data = project.pictures()?;
+        let data = super::project::pictures(&project)?;
         let trained = Checkpoint::load(&self.checkpoint)?;
         let stop = stop_on_ctrl_c()?;
         Ok(step(&project, &data, trained, self.resume, &stop)?.1)
@@ -614,7 +615,9 @@ impl fmt::Display for Compressed {
         if self.pareto.is_some() {
             writeln!(f, "{}", plot::terminal(&self.points()))?;
         }
+        writeln!(f, "{}", recalls(&[("recall", &self.score)]))?;
         writeln!(f, "accuracy         {}", self.score.percent())?;
+        writeln!(f, "balanced         {}", self.score.balanced_percent())?;
         writeln!(
             f,
             "                 float before {:.2} %, after {:.2} %, int8 {:.2} % of the test pictures",

@@ -18,6 +18,7 @@ use shared::layer::Shape;
 
 use super::Error;
 use super::project::{ProjectPath, stop_on_ctrl_c};
+use super::simulate::recalls;
 use crate::flags::Flags;
 use crate::output::{Report, thousands};
 
@@ -67,7 +68,7 @@ impl Cmd {
     pub fn run(self) -> Result<Trained, Error> {
         let flags = [self.data.table(), self.augment.table(), self.train.table()];
         let project = self.project.load(&flags)?;
-        let data = project.pictures()?;
+        let data = super::project::pictures(&project)?;
         let stop = stop_on_ctrl_c()?;
         Ok(step(&project, &data, self.resume, &stop)?.1)
     }
@@ -157,13 +158,21 @@ impl Report for Trained {}
 
 impl fmt::Display for Trained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "float accuracy  {}", self.score.percent())?;
-        writeln!(f, "parameters      {}", thousands(self.params as u64))?;
+        writeln!(f, "{}", recalls(&[("recall", &self.score)]))?;
+        writeln!(f, "float accuracy     {}", self.score.percent())?;
+        writeln!(f, "balanced accuracy  {}", self.score.balanced_percent())?;
+        writeln!(f, "parameters         {}", thousands(self.params as u64))?;
+        let (pictures, epochs, seconds) = (self.pictures, self.epochs, self.seconds);
         writeln!(
             f,
-            "trained on      {} pictures, {} epochs, {:.1} s",
-            self.pictures, self.epochs, self.seconds
+            "trained on         {pictures} pictures, {epochs} epochs, {seconds:.1} s"
         )?;
-        write!(f, "checkpoint      {}", self.checkpoint.display())
+        if let Some(best) = self.best_epoch {
+            writeln!(
+                f,
+                "weights of         epoch {best}, the best on the validation pictures"
+            )?;
+        }
+        write!(f, "checkpoint         {}", self.checkpoint.display())
     }
 }
