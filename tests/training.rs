@@ -220,30 +220,6 @@ fn recalls_are_shown_beside_accuracies() {
 }
 
 #[test]
-fn balanced_sampling_finds_a_small_class() {
-    let folder = project(PROJECT);
-    // Two bags, twenty coats.
-    let bags = first_files(&folder.path().join("train"), "bag", 20);
-    bags[2..]
-        .iter()
-        .for_each(|file| fs::remove_file(file).unwrap());
-    let arguments = ["train", "--epochs", "12", "--smoothing", "0"];
-    let recall = |more: &[&str]| {
-        let report = json(folder.path(), arguments.iter().chain(more));
-        report["per_class"][0]["recall"].as_f64().unwrap()
-    };
-    let plain = recall(&[]);
-    for more in [
-        &["--sampling", "balanced"][..],
-        &["--class-weights", "inverse"],
-        &["--logit-adjustment", "1"],
-    ] {
-        let found = recall(more);
-        assert!(found > plain, "{more:?}: {found}, and without {plain}");
-    }
-}
-
-#[test]
 fn the_preview_shows_what_flags_say() {
     let folder = project(PROJECT);
     let sheet = |name: &str, more: &[&str]| {

@@ -626,6 +626,52 @@ pub(crate) mod tests {
         assert!(matches!(none, Err(TrainError::NoValidation)));
     }
 
+    /// How much more the network believes in class 1 than in class 0 of a picture that 40
+    /// training pictures say is of class 0 and 10 say is of class 1: the difference of its
+    /// logits.
+    fn belief(text: &str) -> f64 {
+        let mut data = data();
+        let same = data.pictures[0].pixels.clone();
+        let class = |at: usize| match at {
+            0..40 => 0,
+            40..50 => 1,
+            _ => 2,
+        };
+        for (at, picture) in data.pictures.iter_mut().enumerate() {
+            picture.label = class(at);
+            if picture.label < 2 {
+                picture.pixels.clone_from(&same);
+            }
+        }
+        let options =
+            format!("epochs = 150\nsmoothing = 0.0\nrate = 0.02\nweight_decay = 0.0\n{text}");
+        let options: TrainOptions = toml::from_str(&options).unwrap();
+        let (none, hooks) = (Augmentation::default(), Hooks::default());
+        let trained = train(untrained(false), &data, None, &options, &none, &hooks).unwrap();
+        let logits = evaluate(&trained.checkpoint, &data).unwrap();
+        f64::from(logits[0][1] - logits[0][0])
+    }
+
+    #[test]
+    fn uneven_classes_are_evened_out_as_each_method_says() {
+        let near = |text: &str, wanted: f64| {
+            let found = belief(text);
+            assert!(
+                (found - wanted).abs() < 0.15,
+                "{text}: {found} and not {wanted}"
+            );
+        };
+        let natural = f64::ln(10.0 / 40.0);
+        near("", natural);
+        near("sampling = 'balanced'", 0.0);
+        near("class_weights = 'inverse'", 0.0);
+        let effective = |n: i32| 1.0 - 0.99f64.powi(n);
+        let weight = f64::ln(effective(40) / effective(10));
+        near("class_weights = 'effective'", natural + weight);
+        near("logit_adjustment = 1.0", 0.0);
+        near("logit_adjustment = 0.5", natural / 2.0);
+    }
+
     #[test]
     fn a_long_gradient_is_cut() {
         let sgd = |clip_norm| {
