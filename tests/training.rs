@@ -70,6 +70,29 @@ fn pictures_in_both_parts_are_reported() {
     }
 }
 
+#[test]
+fn pictures_that_are_held_back_may_be_in_both_parts() {
+    let folder = project(PROJECT);
+    let path = folder.path();
+    fs::remove_dir_all(path.join("test")).unwrap();
+    // Without a test part a fifth is held back; of pictures that are all there five times,
+    // some are on either side.
+    for class in ["bag", "coat", "sandal"] {
+        let one = first_files(&path.join("train"), class, 1).remove(0);
+        for copy in 0..40 {
+            fs::copy(&one, path.join(format!("train/{class}/copy{copy}.png"))).unwrap();
+        }
+    }
+    let report = json(path, ["data", "."]);
+    assert!(!report["in_both"].as_array().unwrap().is_empty());
+    assert_eq!(report["test"]["pictures"], 36);
+    let Called { stderr, .. } = call(path, ["train", "--epochs", "1"]);
+    assert!(
+        stderr.contains("of the 36 test pictures are training pictures too"),
+        "{stderr}"
+    );
+}
+
 /// An IDX folder with pictures of these labels.
 fn idx(train: &[u8], test: &[u8]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();

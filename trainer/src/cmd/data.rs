@@ -87,8 +87,8 @@ struct Loaded {
     source: Source,
     options: Options,
     augment: Augmentation,
-    /// Of a project: the training pictures that it uses.
-    train: Option<Dataset>,
+    /// Of a project: the training pictures that it uses, and its test pictures.
+    used: Option<(Dataset, Dataset)>,
 }
 
 impl Cmd {
@@ -96,11 +96,16 @@ impl Cmd {
     pub fn run(self) -> Result<Summary, Error> {
         let loaded = self.load()?;
         let (all, test) = data::load_both(&loaded.source, &loaded.options)?;
-        let in_both = match &test {
-            Some(test) => in_both(&loaded.source, &twins(&all, test))?,
-            None => Vec::new(),
+        let in_both = match (&test, &loaded.used) {
+            (Some(test), _) => in_both(&loaded.source, &twins(&all, test))?,
+            // Held back from the training part: the files are not known.
+            (None, Some((train, test))) => names(&twins(train, test), None, None),
+            (None, None) => Vec::new(),
         };
-        let train = loaded.train.unwrap_or(all);
+        let (train, test) = match loaded.used {
+            Some((train, test)) => (train, Some(test)),
+            None => (all, test),
+        };
         let operations = self.draw(&train, &loaded.augment)?;
         let PictureShape {
             height,
@@ -120,10 +125,11 @@ impl Cmd {
     fn load(&self) -> Result<Loaded, Error> {
         if self.source.join(FILE_NAME).is_file() || self.source.ends_with(FILE_NAME) {
             let project = Project::load(&self.source, &[self.augment.table()])?;
+            let pictures = project.pictures()?;
             return Ok(Loaded {
                 source: project.source()?,
                 options: project.data.options(),
-                train: Some(project.pictures()?.train),
+                used: Some((pictures.train, pictures.test)),
                 augment: project.augment,
             });
         }
@@ -140,7 +146,7 @@ impl Cmd {
             source: Source::parse(&self.source, Path::new(""))?,
             options: Options::default(),
             augment,
-            train: None,
+            used: None,
         })
     }
 
@@ -169,13 +175,19 @@ impl Cmd {
     }
 }
 
-/// Names the pictures.
+/// Names the pictures by their files, where they have any.
 fn in_both(source: &Source, twins: &[Twins]) -> Result<Vec<InBoth>, Error> {
-    let files = |part| match twins.is_empty() {
-        true => Ok(None),
-        false => data::files(source, part),
-    };
-    let (train, test) = (files(Part::Train)?, files(Part::Test)?);
+    if twins.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (train, test) = (
+        data::files(source, Part::Train)?,
+        data::files(source, Part::Test)?,
+    );
+    Ok(names(twins, train, test))
+}
+
+fn names(twins: &[Twins], train: Option<Vec<PathBuf>>, test: Option<Vec<PathBuf>>) -> Vec<InBoth> {
     let name = |files: &Option<Vec<PathBuf>>, at: usize| {
         let file = files.as_ref().and_then(|files| files.get(at));
         file.map_or_else(
@@ -183,12 +195,12 @@ fn in_both(source: &Source, twins: &[Twins]) -> Result<Vec<InBoth>, Error> {
             |file| file.display().to_string(),
         )
     };
-    let names = |twins: &Twins| InBoth {
+    let name_both = |twins: &Twins| InBoth {
         train: name(&train, twins.first),
         test: name(&test, twins.second),
         same_class: twins.same_class,
     };
-    Ok(twins.iter().map(names).collect())
+    twins.iter().map(name_both).collect()
 }
 
 fn count(dataset: &Dataset, other: Option<&Dataset>) -> PartSummary {
