@@ -74,22 +74,23 @@ impl<'a> Channels<'a> {
     /// Bias and factor of each channel, in order. The factor of a compact one that
     /// belongs to no channel is any.
     pub fn iter(self) -> impl Iterator<Item = (i32, Multiplier)> + use<'a> {
-        // One of the two is empty.
-        let (wide, compact) = match self {
+        (0..self.count()).map(move |index| self.get(index))
+    }
+
+    #[inline(never)] // many loops share it
+    fn get(self, index: usize) -> (i32, Multiplier) {
+        match self {
             Self::Wide {
                 bias,
                 mantissas,
                 shifts,
-            } => ((bias, mantissas, shifts), Default::default()),
-            Self::Compact(words) => (Default::default(), words),
-        };
-        let (bias, mantissas, shifts) = wide;
-        let wide = bias.iter().zip(mantissas.iter().zip(shifts));
-        let wide = wide.map(|(&bias, (&mantissa, &shift))| {
-            let factor = Multiplier::trusted(i32::from_le_bytes(mantissa), shift);
-            (i32::from_le_bytes(bias), factor)
-        });
-        wide.chain(compact.iter().map(|&word| unpack(word)))
+            } => {
+                let mantissa = i32::from_le_bytes(at(mantissas, index));
+                let factor = Multiplier::trusted(mantissa, at(shifts, index));
+                (i32::from_le_bytes(at(bias, index)), factor)
+            }
+            Self::Compact(words) => unpack(at(words, index)),
+        }
     }
 }
 
@@ -109,22 +110,38 @@ pub enum Units<'a> {
 }
 
 impl<'a> Units<'a> {
+    /// How many there are, an even number.
+    pub fn count(self) -> usize {
+        match self {
+            Self::Wide { bias, .. } => bias.len(),
+            Self::Compact(words) => words.len(),
+        }
+    }
+
     /// Bias and factor of each unit, in order. The factor of a compact one that belongs
     /// to no unit is any.
     pub fn iter(self) -> impl Iterator<Item = (i32, f64)> + use<'a> {
-        // One of the two is empty.
-        let (bias, factors, compact) = match self {
-            Self::Wide { bias, factors } => (bias, factors, Default::default()),
-            Self::Compact(words) => (Default::default(), Default::default(), words),
-        };
-        let wide = bias.iter().zip(factors);
-        let wide =
-            wide.map(|(&bias, &factor)| (i32::from_le_bytes(bias), f64::from_le_bytes(factor)));
-        wide.chain(compact.iter().map(|&word| {
-            let (bias, factor) = unpack(word);
-            (bias, factor.to_f64())
-        }))
+        (0..self.count()).map(move |index| self.get(index))
     }
+
+    #[inline(never)] // many loops share it
+    fn get(self, index: usize) -> (i32, f64) {
+        match self {
+            Self::Wide { bias, factors } => {
+                let factor = f64::from_le_bytes(at(factors, index));
+                (i32::from_le_bytes(at(bias, index)), factor)
+            }
+            Self::Compact(words) => {
+                let (bias, factor) = unpack(at(words, index));
+                (bias, factor.to_f64())
+            }
+        }
+    }
+}
+
+/// An element that is there.
+fn at<T: Copy + Default>(all: &[T], index: usize) -> T {
+    all.get(index).copied().unwrap_or_default()
 }
 
 #[cfg(test)]

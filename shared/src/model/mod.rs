@@ -315,11 +315,31 @@ fn split_params<'a>(layer: &Layer, layout: Layout, block: &'a [u8], shape: Param
         }
         WeightLayout::Coded { .. } => Weights::Coded(Coded::trusted(bytes, shape)),
     };
+    let count = shape.channels.next_multiple_of(2);
+    let (words, rest) = split_at(rest, 4 * count);
+    let words = words.as_chunks().0;
+    let is_compact = layout.channels == ChannelLayout::Compact;
     if matches!(layer, Layer::Dense(_)) {
-        let units = split_units(layout.channels, rest, shape.channels);
+        let units = if is_compact {
+            Units::Compact(words)
+        } else {
+            Units::Wide {
+                bias: words,
+                factors: rest.as_chunks().0,
+            }
+        };
         return Data::Dense(DenseParams { weights, units });
     }
-    let channels = split_channels(layout.channels, rest, shape.channels);
+    let channels = if is_compact {
+        Channels::Compact(words)
+    } else {
+        let (mantissas, shifts) = split_at(rest, 4 * count);
+        Channels::Wide {
+            bias: words,
+            mantissas: mantissas.as_chunks().0,
+            shifts: bytemuck::cast_slice(shifts),
+        }
+    };
     if matches!(layer, Layer::DepthwiseConv2d(_)) {
         let weights = match weights {
             Weights::Coded(weights) => DepthwiseWeights::Coded(weights),
@@ -328,34 +348,6 @@ fn split_params<'a>(layer: &Layer, layout: Layout, block: &'a [u8], shape: Param
         return Data::Depthwise(DepthwiseParams { weights, channels });
     }
     Data::Conv(ConvParams { weights, channels })
-}
-
-fn split_channels(layout: ChannelLayout, bytes: &[u8], channels: usize) -> Channels<'_> {
-    let count = channels.next_multiple_of(2);
-    let (words, rest) = split_at(bytes, 4 * count);
-    if layout == ChannelLayout::Compact {
-        return Channels::Compact(words.as_chunks().0);
-    }
-    let (mantissas, rest) = split_at(rest, 4 * count);
-    let (shifts, _) = split_at(rest, count);
-    Channels::Wide {
-        bias: words.as_chunks().0,
-        mantissas: mantissas.as_chunks().0,
-        shifts: bytemuck::cast_slice(shifts),
-    }
-}
-
-fn split_units(layout: ChannelLayout, bytes: &[u8], units: usize) -> Units<'_> {
-    let count = units.next_multiple_of(2);
-    let (words, rest) = split_at(bytes, 4 * count);
-    if layout == ChannelLayout::Compact {
-        return Units::Compact(words.as_chunks().0);
-    }
-    let (factors, _) = split_at(rest, 8 * count);
-    Units::Wide {
-        bias: words.as_chunks().0,
-        factors: factors.as_chunks().0,
-    }
 }
 
 fn split_at(bytes: &[u8], at: usize) -> (&[u8], &[u8]) {

@@ -220,22 +220,24 @@ impl<'a> Model<'a> {
     fn check_parameters(&self) -> Result<(), ParseError> {
         for (layer, step) in self.steps().enumerate() {
             let channels = self.params(&step).map_or(0, |params| params.channels);
+            let wrong = |channel: usize, bias: i32, valid: bool, zero: bool| {
+                let valid = valid && bias.unsigned_abs() <= MAX_BIAS as u32;
+                !valid || channel >= channels && !(zero && bias == 0)
+            };
             let wrong = match self.data(&step) {
                 Data::Conv(ConvParams { channels: of, .. })
                 | Data::Depthwise(DepthwiseParams { channels: of, .. }) => match of {
                     Channels::Compact(words) => wrong_word(words, channels),
-                    Channels::Wide { .. } => wrong(of.iter(), channels, is_normal, |factor| {
-                        factor.mantissa() == 0 && factor.shift() == 0
+                    Channels::Wide { .. } => of.iter().enumerate().position(|(channel, (b, f))| {
+                        let zero = f.mantissa() == 0 && f.shift() == 0;
+                        wrong(channel, b, is_normal(f), zero)
                     }),
                 },
                 Data::Dense(DenseParams { units, .. }) => match units {
                     Units::Compact(words) => wrong_word(words, channels),
-                    Units::Wide { .. } => wrong(
-                        units.iter(),
-                        channels,
-                        is_finite_and_not_negative,
-                        |factor| factor.to_bits() == 0,
-                    ),
+                    Units::Wide { .. } => units.iter().enumerate().position(|(channel, (b, f))| {
+                        wrong(channel, b, is_finite_and_not_negative(f), f.to_bits() == 0)
+                    }),
                 },
                 Data::Add(_) | Data::Softmax(_) => self.wrong_pair(&step),
                 Data::None => None,
@@ -404,26 +406,16 @@ fn way(step: &Step, computed: &Step) -> Way {
     }
 }
 
-/// The first of the channels, and what is behind an odd number of them, whose bias or
-/// factor is outside its limits.
-fn wrong<F: Copy>(
-    all: impl Iterator<Item = (i32, F)>,
-    channels: usize,
-    is_valid: fn(F) -> bool,
-    is_zero: fn(F) -> bool,
-) -> Option<usize> {
-    all.enumerate().position(|(channel, (bias, factor))| {
-        let valid = bias.unsigned_abs() <= MAX_BIAS as u32 && is_valid(factor);
-        !valid || channel >= channels && !(bias == 0 && is_zero(factor))
-    })
-}
-
-/// The same of compact ones.
+/// The first compact channel without a factor, or where something follows the last one.
 fn wrong_word(words: &[Packed], channels: usize) -> Option<usize> {
-    let (words, behind) = words.split_at_checked(channels).unwrap_or_default();
-    let wrong = words.iter().position(|&word| !is_packed(word));
-    let stray = behind.iter().any(|&word| word != [0; 4]);
-    wrong.or(stray.then_some(channels))
+    words.iter().enumerate().position(|(channel, &word)| {
+        let valid = if channel < channels {
+            is_packed(word)
+        } else {
+            word == [0; 4]
+        };
+        !valid
+    })
 }
 
 fn is_normal(factor: Multiplier) -> bool {
