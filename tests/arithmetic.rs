@@ -16,7 +16,7 @@ use shared::kernels::Storage;
 use shared::layer::{
     Activation, Add, Conv2d, Dense, DepthwiseConv2d, Layer, Padding, Pool2d, Shape, Size2,
 };
-use shared::model::{Node, Quant, Resize, Sources};
+use shared::model::{ChannelLayout, Node, Quant, Resize, Sources};
 use shared::{Engine, Model};
 
 /// Fewest cases that each kind must have.
@@ -162,6 +162,7 @@ impl Case {
             },
             block: self.block(&layer),
             storage: Storage::Dense,
+            channels: ChannelLayout::Wide,
         };
         let file = ModelFile {
             input: self.input.shape(),

@@ -10,8 +10,9 @@ use espalier::device::{Board, emulator, firmware};
 use espalier_tests::command::can_emulate;
 use espalier_tests::models;
 
-/// Random models of each kind, dense, sparse and coded.
-const MODELS: u64 = 20;
+/// Random models of each kind, dense, sparse and coded; every other one with compact
+/// channels.
+const MODELS: u64 = 30;
 /// Self-test vectors in each.
 const VECTORS: u8 = 8;
 
@@ -32,6 +33,9 @@ fn runs_the_same(board: &str) {
             coded(models::random(seed ^ 0xC0DE, 6)),
             coded(models::convolutions(seed ^ 0xC0DE)),
         ] {
+            if seed % 2 == 1 {
+                model = models::compact(model);
+            }
             model.golden = VECTORS;
             let bytes = model.to_bytes().expect("a valid model");
             let run = emulator::run(&board, &elf, &bytes, &[], Duration::from_secs(60));

@@ -8,7 +8,9 @@ use std::num::{NonZeroU8, NonZeroU16};
 
 use espalier::quantise::{Block, ModelFile, WriteError, WrittenLayer};
 use espalier_tests::command::workspace;
-use espalier_tests::models::{Random, chain, code, cost, documented, every_kind, random, sparsen};
+use espalier_tests::models::{
+    Random, chain, code, compact, cost, documented, every_kind, random, sparsen,
+};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use shared::arith::{MAX_BIAS, Multiplier};
@@ -20,8 +22,8 @@ use shared::layer::{
     Size2,
 };
 use shared::model::{
-    CRC_RANGE, Data, HEADER_BYTES, Layout, MAX_FILE, Node, Quant, Sources, VERSION, crc32,
-    weight_bytes, weights_start,
+    CRC_RANGE, ChannelLayout, Data, HEADER_BYTES, MAX_FILE, Node, Quant, Sources, VERSION,
+    WeightLayout, crc32, weight_bytes, weights_start,
 };
 use shared::{ArenaTooSmall, Engine, Model, ParseError};
 
@@ -61,9 +63,27 @@ fn comes_back(written: &ModelFile) {
         let zero_point = written.input_of(layer).zero_point;
         let same = is_same(model.data(&step), &layer.block, zero_point);
         assert!(same, "{step:?}");
-        assert_eq!(step.layout.storage(), layer.storage);
+        assert_eq!(step.layout.weights.storage(), layer.storage);
+        // A bias that has taken in the zero point may not fit a word.
+        if step.layout.channels != layer.channels {
+            assert!(!is_compact(model.data(&step), &layer.block, zero_point));
+        }
     }
     self_test_passes(&model, written.golden);
+}
+
+/// Whether all biases, as they should lie in the file, have 16 bits.
+fn is_compact(read: Data, written: &Block, zero_point: i8) -> bool {
+    let (weights, of) = match (read, written) {
+        (Data::Conv(read), Block::Conv { weights, bias, .. }) => {
+            (weights, biases(read.weights, weights, bias, zero_point))
+        }
+        (Data::Dense(read), Block::Dense { weights, bias, .. }) => {
+            (weights, biases(read.weights, weights, bias, zero_point))
+        }
+        _ => return true,
+    };
+    !weights.is_empty() && of.iter().all(|&bias| i16::try_from(bias).is_ok())
 }
 
 fn quant_of(model: &Model, tensor: u8) -> Quant {
@@ -132,7 +152,7 @@ fn is_same(read: Data, written: &Block, zero_point: i8) -> bool {
             let biases = biases(read.weights, weights, bias, zero_point);
             let units = biases.into_iter().zip(factors.iter().copied());
             has_weights(read.weights, weights, bias.len())
-                && read.units().take(bias.len()).eq(units)
+                && read.units.iter().take(bias.len()).eq(units)
         }
         (Data::Add(read), Block::Add(factors)) => read == *factors,
         (Data::Softmax(read), Block::Softmax(factor)) => read.0 == *factor,
@@ -271,6 +291,7 @@ fn refusals() -> Vec<(ParseError, ParseError)> {
         in_the_descriptor(),
         in_the_network(),
         in_the_parameters(),
+        in_the_words(),
         in_the_entries(),
         in_the_codes(),
         in_the_plan(),
@@ -361,7 +382,7 @@ fn in_the_descriptor() -> Vec<(ParseError, ParseError)> {
         ),
         (unreadable(at.names), resealed(&bytes, at.names, &[0x82, 0])),
         (
-            unreadable(at.place),
+            unreadable(at.layer),
             resealed(&bytes, DESCRIPTOR.start, &[at.end as u8 - 25]),
         ),
         (
@@ -479,7 +500,7 @@ fn in_the_parameters() -> Vec<(ParseError, ParseError)> {
         let step = step(kind);
         let params = model.params(&step).unwrap();
         let channels = params.channels.next_multiple_of(2);
-        let parts = weight_bytes(&step.layer, step.layout, params) + 4 * words * channels;
+        let parts = weight_bytes(&step.layer, step.layout.weights, params) + 4 * words * channels;
         let layer = usize::from(step.output) - 1;
         let at = step.block as usize + parts + width;
         let error = ParseError::Parameter { layer, channel: 1 };
@@ -489,8 +510,8 @@ fn in_the_parameters() -> Vec<(ParseError, ParseError)> {
     let behind_the_last = |width: usize, words: usize| {
         let step = step("dense");
         let params = model.params(&step).unwrap();
-        let parts =
-            weight_bytes(&step.layer, step.layout, params) + 4 * words * (params.channels + 1);
+        let parts = weight_bytes(&step.layer, step.layout.weights, params)
+            + 4 * words * (params.channels + 1);
         let at = step.block as usize + parts + params.channels * width;
         let layer = usize::from(step.output) - 1;
         let error = ParseError::Parameter {
@@ -533,6 +554,33 @@ fn in_the_parameters() -> Vec<(ParseError, ParseError)> {
     ]
 }
 
+/// Compact channels of a dense layer with three units.
+fn in_the_words() -> Vec<(ParseError, ParseError)> {
+    let bytes = compact(every_kind()).to_bytes().unwrap();
+    let model = Model::parse(&bytes).unwrap();
+    let mut steps = model.steps();
+    let step = steps.find(|step| step.layer.kind() == "dense").unwrap();
+    let params = model.params(&step).unwrap();
+    assert_eq!(
+        (params.channels, step.layout.channels),
+        (3, ChannelLayout::Compact)
+    );
+    let weights = weight_bytes(&step.layer, step.layout.weights, params);
+    let layer = usize::from(step.output) - 1;
+    let wrong = |channel, at: usize, new: u8| {
+        let at = step.block as usize + weights + 4 * channel + at;
+        let error = ParseError::Parameter { layer, channel };
+        (error, resealed(&bytes, at, &[new]))
+    };
+    // A shift of 0, and something but 0 behind the last unit.
+    vec![
+        wrong(0, 3, 0x07),
+        wrong(2, 3, 0),
+        wrong(3, 0, 1),
+        wrong(3, 3, 0x08),
+    ]
+}
+
 /// Bytes that are not 0 or not there where they should be.
 fn left_over() -> Vec<(ParseError, ParseError)> {
     let bytes = documented().to_bytes().unwrap();
@@ -548,10 +596,9 @@ fn left_over() -> Vec<(ParseError, ParseError)> {
     vec![
         stray(at.end),
         stray(at.weights - 1),
-        stray(at.weights + 12 + 2 * 4 + 2 * 8),
-        stray(bytes.len() - 3),
         behind(&bytes),
         behind_nine_weights(),
+        behind_two_shifts(),
     ]
 }
 
@@ -570,6 +617,22 @@ fn behind_nine_weights() -> (ParseError, ParseError) {
     (ParseError::Stray { offset }, resealed(&bytes, offset, &[1]))
 }
 
+/// A convolution whose block is filled up to whole words.
+fn behind_two_shifts() -> (ParseError, ParseError) {
+    let quant = documented().input_quant;
+    let mut file = one_layer((1, 1, 1), conv2d(1), quant);
+    file.layers[0].block = Block::Conv {
+        weights: vec![1],
+        bias: vec![0],
+        factors: vec![Multiplier::new(0, 0).unwrap()],
+    };
+    let bytes = file.to_bytes().unwrap();
+    let model = Model::parse(&bytes).unwrap();
+    let block = model.steps().next().unwrap().block as usize;
+    let offset = block + 4 + 2 * (4 + 4 + 1);
+    (ParseError::Stray { offset }, resealed(&bytes, offset, &[1]))
+}
+
 #[test]
 fn a_weight_that_has_no_code_keeps_its_layer_dense() {
     let quant = documented().input_quant;
@@ -583,10 +646,10 @@ fn a_weight_that_has_no_code_keeps_its_layer_dense() {
         };
         let bytes = file.to_bytes().unwrap();
         let step = Model::parse(&bytes).unwrap().steps().next().unwrap();
-        step.layout
+        step.layout.weights
     };
-    assert_eq!(stored(-127), Layout::Coded { bytes: 20 });
-    assert_eq!(stored(i8::MIN), Layout::Dense);
+    assert_eq!(stored(-127), WeightLayout::Coded { bytes: 8 });
+    assert_eq!(stored(i8::MIN), WeightLayout::Dense);
 }
 
 fn in_the_entries() -> Vec<(ParseError, ParseError)> {
@@ -594,7 +657,7 @@ fn in_the_entries() -> Vec<(ParseError, ParseError)> {
     file.layers[0].storage = Storage::Sparse;
     let bytes = file.to_bytes().unwrap();
     let at = Places::of(&bytes);
-    let entries = at.place - 1; // how many there are
+    let entries = at.place - 2; // how many there are
     assert_eq!(bytes[entries - 1..=entries], [1, 12]);
     // Two counts; five entries and two bytes of 0 for each of two units.
     let wrong = |filter, at: usize, new: &[u8]| {
@@ -641,9 +704,9 @@ fn in_the_codes() -> Vec<(ParseError, ParseError)> {
     file.layers[0].storage = Storage::Coded;
     let bytes = file.to_bytes().unwrap();
     let at = Places::of(&bytes);
-    let length = at.place - 1; // how many bytes there are
-    assert_eq!(bytes[length - 1..=length], [2, 32]);
-    // Six codes of 3 and four of 4 bits, in a codebook of 26 bytes; 34 bits.
+    let length = at.place - 2; // how many bytes there are
+    assert_eq!(bytes[length - 1..=length], [2, 20]);
+    // Six codes of 3 and four of 4 bits, in a codebook of 14 bytes; 34 bits.
     assert_eq!(bytes[at.weights + 2..at.weights + 4], [6, 4]);
     let codebook = |at: usize, new: &[u8]| {
         let error = ParseError::Codebook { layer: 0 };
@@ -653,7 +716,7 @@ fn in_the_codes() -> Vec<(ParseError, ParseError)> {
         let error = ParseError::Stream { layer: 0 };
         (error, resealed(&bytes, at, new))
     };
-    let values = at.weights + 15;
+    let values = at.weights + 4;
     vec![
         (
             ParseError::CutOff {
@@ -662,35 +725,20 @@ fn in_the_codes() -> Vec<(ParseError, ParseError)> {
             },
             resealed(&bytes, length, &[127]),
         ),
-        (ParseError::Layout { layer: 0 }, coded_flatten()),
         codebook(at.weights + 2, &[5]),
         codebook(at.weights + 2, &[7]),
         codebook(at.weights, &[1]),
-        codebook(at.weights + 14, &[200]),
+        codebook(at.weights + 3, &[200]),
         codebook(values + 1, &[bytes[values]]),
         codebook(values, &[0x80]),
         codebook(length, &[12]),
-        stream(length, &[28]),
-        stream(length, &[29]),
-        stream(length, &[36]),
-        codebook(values + 10, &[1]),
-        stream(values + 15, &[1]),
-        stream(values + 16, &[bytes[values + 16] | 1]),
-        stream(values + 16, &[bytes[values + 16] | 0x20]),
+        stream(length, &[16]),
+        stream(length, &[17]),
+        stream(length, &[24]),
+        stream(values + 14, &[1]),
+        stream(values + 15, &[bytes[values + 15] | 1]),
+        stream(values + 15, &[bytes[values + 15] | 0x20]),
     ]
-}
-
-/// A layer without weights, whose layout says that they are coded in 0 bytes.
-fn coded_flatten() -> ParseError {
-    let quant = documented().input_quant;
-    let mut file = one_layer((1, 1, 1), Layer::Flatten, quant);
-    file.input_quant = quant;
-    let bytes = file.to_bytes().unwrap();
-    let descriptor = u32::from_le_bytes(bytes[DESCRIPTOR].try_into().unwrap()) + 1;
-    let bytes = patched(&bytes, DESCRIPTOR.start, &descriptor.to_le_bytes());
-    // Layout, its bytes, and the place, one byte longer than before.
-    let end = HEADER_BYTES + descriptor as usize;
-    resealed(&bytes, end - 4, &[2, 0, 0, 0])
 }
 
 fn in_the_plan() -> Vec<(ParseError, ParseError)> {
@@ -825,6 +873,7 @@ fn plain(layer: Layer, output: Quant) -> WrittenLayer {
         },
         block: Block::None,
         storage: Storage::Dense,
+        channels: ChannelLayout::Wide,
     }
 }
 
@@ -859,9 +908,17 @@ fn add_of_two_shapes() -> ModelFile {
 
 fn any_model() -> impl Strategy<Value = ModelFile> {
     let storages = [Storage::Dense, Storage::Sparse, Storage::Coded];
-    let any = (any::<u64>(), 1..=14usize, select(storages.to_vec()));
-    any.prop_map(|(seed, layers, storage)| {
-        let model = random(seed, layers);
+    let any = (
+        any::<u64>(),
+        1..=14usize,
+        select(storages.to_vec()),
+        any::<bool>(),
+    );
+    any.prop_map(|(seed, layers, storage, is_compact)| {
+        let model = match is_compact {
+            true => compact(random(seed, layers)),
+            false => random(seed, layers),
+        };
         match storage {
             Storage::Dense => model,
             Storage::Sparse => sparsen(model, seed),
@@ -885,11 +942,13 @@ proptest! {
     }
 
     #[test]
-    fn how_weights_are_stored_changes_no_output(seed: u64, layers in 1..=8usize, coded: bool) {
+    fn how_parameters_are_stored_changes_no_output(seed: u64, layers in 1..=8usize, coded: bool) {
         let make = if coded { code } else { sparsen };
-        let stored = ModelFile { golden: 3, ..make(random(seed, layers), seed) };
+        let stored = ModelFile { golden: 3, ..compact(make(random(seed, layers), seed)) };
         let mut dense = stored.clone();
-        dense.layers.iter_mut().for_each(|layer| layer.storage = Storage::Dense);
+        for layer in &mut dense.layers {
+            (layer.storage, layer.channels) = (Storage::Dense, ChannelLayout::Wide);
+        }
         let outputs = |file: ModelFile| {
             let bytes = file.to_bytes().unwrap();
             let golden = Model::parse(&bytes).unwrap().golden();
@@ -926,7 +985,7 @@ proptest! {
     fn random_bytes_are_refused(mut bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         refusal(&bytes);
         if bytes.len() >= HEADER_BYTES {
-            bytes[..10].copy_from_slice(b"espalier\x04\0");
+            bytes[..10].copy_from_slice(b"espalier\x05\0");
             seal(&mut bytes);
             refusal(&bytes);
         }
@@ -1031,6 +1090,8 @@ fn fuzz_seeds() -> Vec<(String, Vec<u8>)> {
     seeds.extend(small.filter(|(_, bytes)| bytes.len() < 700).take(14));
     seeds.extend(stored_seeds("sparse", Storage::Sparse, sparsen));
     seeds.extend(stored_seeds("coded", Storage::Coded, code));
+    let packed = |file, seed| compact(code(file, seed));
+    seeds.extend(stored_seeds("compact", Storage::Coded, packed));
     seeds
 }
 
@@ -1044,7 +1105,10 @@ fn stored_seeds(
     let made = made.map(move |(seed, file)| (format!("{name}_{seed}"), file.to_bytes().unwrap()));
     let small = move |(_, bytes): &(String, Vec<u8>)| {
         let model = Model::parse(bytes).unwrap();
-        bytes.len() < 700 && model.steps().any(|step| step.layout.storage() == storage)
+        bytes.len() < 700
+            && model
+                .steps()
+                .any(|step| step.layout.weights.storage() == storage)
     };
     made.filter(small).take(8)
 }

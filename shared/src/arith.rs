@@ -34,11 +34,8 @@ impl Multiplier {
     }
 
     /// Behind [`crate::Model::parse`], which has called [`Multiplier::new`].
-    pub(crate) const fn trusted(mantissa: [u8; 4], shift: i8) -> Self {
-        Self {
-            mantissa: i32::from_le_bytes(mantissa),
-            shift,
-        }
+    pub(crate) const fn trusted(mantissa: i32, shift: i8) -> Self {
+        Self { mantissa, shift }
     }
 
     /// The 31-bit mantissa.
@@ -49,6 +46,17 @@ impl Multiplier {
     /// The power of two.
     pub const fn shift(self) -> i8 {
         self.shift
+    }
+
+    /// The same factor as a floating-point number, exactly.
+    pub const fn to_f64(self) -> f64 {
+        if self.mantissa == 0 {
+            return 0.0;
+        }
+        // 1.fraction x 2^(shift - 1)
+        let exponent = (1022 + self.shift as i64) as u64;
+        let fraction = self.mantissa as u64 & ((1 << 30) - 1);
+        f64::from_bits(exponent << 52 | fraction << 22)
     }
 
     /// `x` times the factor, rounded twice (gemmlowp's
@@ -250,6 +258,16 @@ mod tests {
         assert_eq!(Multiplier::new(-1, 0), None);
         assert_eq!(Multiplier::new(1 << 30, 32), None);
         assert_eq!(Multiplier::new(1 << 30, -32), None);
+    }
+
+    #[test]
+    fn a_multiplier_is_a_number() {
+        for mantissa in [0, 1 << 30, 0x5555_5555, i32::MAX] {
+            for shift in [-31, -1, 0, 1, 31] {
+                let number = f64::from(mantissa) * 2f64.powi(shift - 31);
+                assert_eq!(multiplier(mantissa, shift).to_f64(), number);
+            }
+        }
     }
 
     #[test]

@@ -551,6 +551,11 @@ impl Layer {
         }
     }
 
+    /// Whether it has weights, with a bias and a factor for each output channel.
+    pub fn has_params(&self) -> bool {
+        self.params(Shape::ONE).is_some()
+    }
+
     /// Multiply-accumulates of one inference, products with padding counted;
     /// 0 for a layer without weights.
     pub fn macs(&self, input: Shape, output: Shape) -> u64 {

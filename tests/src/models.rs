@@ -12,7 +12,7 @@ use shared::layer::{
     Activation, Add, Conv2d, Dense, DepthwiseConv2d, Layer, Padding, ParamShape, Pool2d, Shape,
     Size2,
 };
-use shared::model::{Node, Quant, Resize, SOFTMAX_QUANT, Sources};
+use shared::model::{ChannelLayout, Node, Quant, Resize, SOFTMAX_QUANT, Sources};
 
 /// A model of every layer kind, with a residual, flattened tensors, class names
 /// and two self-test vectors.
@@ -66,6 +66,7 @@ pub fn documented() -> ModelFile {
             node,
             block,
             storage: Storage::Dense,
+            channels: ChannelLayout::Wide,
         }],
         golden: 1,
     }
@@ -412,6 +413,7 @@ impl Builder {
             node,
             block,
             storage: Storage::Dense,
+            channels: ChannelLayout::Wide,
         });
         for &source in sources {
             self.tensors[source].read = true;
@@ -705,6 +707,40 @@ pub fn code(mut model: ModelFile, seed: u64) -> ModelFile {
     }
     model
 }
+
+/// Lets each layer with weights store its biases and factors compact, rounded to what a
+/// word holds.
+pub fn compact(mut model: ModelFile) -> ModelFile {
+    for layer in &mut model.layers {
+        let bias = match &mut layer.block {
+            Block::Conv { bias, factors, .. } => {
+                for factor in factors {
+                    // One of 0 becomes the smallest.
+                    let real = factor::compact(factor.to_f64());
+                    let real = real.clamp(SMALLEST, LARGEST);
+                    *factor = factor::multiplier(real).expect("it is small");
+                }
+                bias
+            }
+            Block::Dense { bias, factors, .. } => {
+                for factor in factors {
+                    *factor = factor::compact(factor.abs()).clamp(SMALLEST, LARGEST);
+                }
+                bias
+            }
+            _ => continue,
+        };
+        layer.channels = ChannelLayout::Compact;
+        for bias in bias {
+            *bias = i32::from(*bias as i16);
+        }
+    }
+    model
+}
+
+/// The factors that a compact channel may have, 2^-32 and the last one below 1/2.
+const SMALLEST: f64 = 1.0 / (1u64 << 32) as f64;
+const LARGEST: f64 = 4095.0 / 8192.0;
 
 /// Rounds weights to multiples of a number towards 0; of 18, to 15 values.
 pub fn share(weights: &mut [i8], step: i8) {

@@ -15,18 +15,31 @@ use core::slice;
 use super::lanes::{Lanes, words};
 use crate::layer::ParamShape;
 
-/// Longest code in bits. How many codes have length 1, 2 and so on up to this are the
-/// first bytes of coded weights.
+/// Longest code in bits. How many codes have length 1, 2 and so on are the first bytes
+/// of coded weights, up to the length with which the code is complete.
 pub const MAX_LENGTH: usize = 15;
 
-/// Bytes of a codebook of this many values.
-pub const fn codebook_bytes(values: usize) -> usize {
-    (MAX_LENGTH + values).next_multiple_of(2)
+/// Bytes of a codebook of codes of this many lengths, for this many values.
+pub const fn codebook_bytes(lengths: usize, values: usize) -> usize {
+    (lengths + values).next_multiple_of(2)
 }
 
-/// Bytes of coded weights of this many values, in this many bits.
-pub const fn bytes(values: usize, bits: u64) -> u64 {
-    (codebook_bytes(values) as u64 + 2 * bits.div_ceil(16)).next_multiple_of(4)
+/// Bytes of coded weights with such a codebook, in this many bits.
+pub const fn bytes(lengths: usize, values: usize, bits: u64) -> u64 {
+    (codebook_bytes(lengths, values) as u64 + 2 * bits.div_ceil(16)).next_multiple_of(4)
+}
+
+/// How many numbers of codes of length 1, 2 and so on make a complete code, where each
+/// string of bits starts with one of them: 2^-length of all add up to 1 (Kraft, 1949).
+fn lengths(counts: &[u8]) -> Option<usize> {
+    let mut missing = 1u32 << MAX_LENGTH;
+    for (length, &count) in (1..=MAX_LENGTH).zip(counts) {
+        missing = missing.checked_sub(u32::from(count) << (MAX_LENGTH - length))?;
+        if missing == 0 {
+            return Some(length);
+        }
+    }
+    None
 }
 
 /// What is wrong with coded weights.
@@ -56,7 +69,7 @@ impl<'a> Coded<'a> {
     pub fn parse(bytes: &'a [u8], shape: ParamShape) -> Result<Self, Damage> {
         let all = Self::trusted(bytes, shape);
         let zeros = all.padding.iter().all(|&byte| byte == 0);
-        if !(all.is_complete() && all.has_distinct_values() && zeros) {
+        if all.values.is_empty() || !all.has_distinct_values() || !zeros {
             return Err(Damage::Codebook);
         }
         // A weight takes a bit at the least, so that the time is that of the stream.
@@ -69,18 +82,20 @@ impl<'a> Coded<'a> {
         for _ in 0..weights {
             bits += u64::from(book.next(stream).length());
         }
-        if self::bytes(all.values.len(), bits) != bytes.len() as u64 || !all.ends_in_zeros(bits) {
+        let needed = self::bytes(all.counts.len(), all.values.len(), bits);
+        if needed != bytes.len() as u64 || !all.ends_in_zeros(bits) {
             return Err(Damage::Stream);
         }
         Ok(all)
     }
 
-    /// Weights that [`Coded::parse`] has accepted before.
+    /// Weights that [`Coded::parse`] has accepted before, and none of others.
     pub(crate) fn trusted(bytes: &'a [u8], shape: ParamShape) -> Self {
-        let (counts, rest) = bytes.split_at_checked(MAX_LENGTH).unwrap_or_default();
+        let lengths = lengths(bytes).unwrap_or_default();
+        let (counts, rest) = bytes.split_at_checked(lengths).unwrap_or_default();
         let count = counts.iter().map(|&count| usize::from(count)).sum();
         let (values, rest) = rest.split_at_checked(count).unwrap_or_default();
-        let odd = codebook_bytes(count) - MAX_LENGTH - count;
+        let odd = codebook_bytes(lengths, count) - lengths - count;
         let (padding, stream) = rest.split_at_checked(odd).unwrap_or_default();
         Self {
             counts,
@@ -89,14 +104,6 @@ impl<'a> Coded<'a> {
             stream: stream.as_chunks().0,
             shape,
         }
-    }
-
-    /// Whether each string of bits starts with one code: 2^-length of all codes add up
-    /// to 1 (Kraft, 1949).
-    fn is_complete(&self) -> bool {
-        let parts = (1..=MAX_LENGTH).zip(self.counts);
-        let parts = parts.map(|(length, &count)| u32::from(count) << (MAX_LENGTH - length));
-        !self.values.is_empty() && parts.sum::<u32>() == 1 << MAX_LENGTH
     }
 
     fn has_distinct_values(&self) -> bool {
@@ -133,7 +140,8 @@ impl<'a> Coded<'a> {
 
     /// Reads the weights from the first one on.
     pub fn decoder(&self) -> Decoder<'a> {
-        let (few, long) = self.counts.split_at_checked(SHORT).unwrap_or_default();
+        let split = self.counts.split_at_checked(SHORT);
+        let (few, long) = split.unwrap_or((self.counts, &[]));
         let mut decoder = Decoder {
             book: Book {
                 short: [Code::default(); 1 << SHORT],
@@ -346,22 +354,10 @@ mod tests {
 
     /// Two filters of three taps. Codes: 5 is 0, -1 is 10, 7 is 110, 0 is 111.
     const WEIGHTS: [i8; 6] = [5, 7, -1, 5, 0, 5];
-    const CODED: [u8; 24] = [
+    const CODED: [u8; 12] = [
         1,
         1,
-        2,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0, // lengths
+        2, // lengths
         5,
         0xFF,
         7,
@@ -441,18 +437,19 @@ mod tests {
         assert_eq!(wrong(&[]), None);
         let codebook = Some(Damage::Codebook);
         assert_eq!(wrong(&[(2, 1)]), codebook, "a code that is none");
-        assert_eq!(wrong(&[(1, 2)]), codebook, "a code too many");
-        assert_eq!(wrong(&[(2, 200)]), codebook, "values that are not there");
-        assert_eq!(wrong(&[(17, 5)]), codebook, "a value twice");
-        assert_eq!(wrong(&[(17, 0x80)]), codebook, "-128");
+        assert_eq!(wrong(&[(1, 3)]), codebook, "a code too many");
+        assert_eq!(wrong(&[(2, 200)]), codebook, "codes too many");
+        assert_eq!(wrong(&[(5, 5)]), codebook, "a value twice");
+        assert_eq!(wrong(&[(5, 0x80)]), codebook, "-128");
         let stream = Some(Damage::Stream);
-        assert_eq!(wrong(&[(19, 1)]), codebook, "a byte between");
-        assert_eq!(wrong(&[(20, 0b1101_0000)]), stream, "a bit behind the last");
-        assert_eq!(wrong(&[(23, 1)]), stream, "a byte behind the last");
-        let short = Coded::parse(&CODED[..14], SHAPE).err();
-        assert_eq!(short, codebook);
-        assert_eq!(Coded::parse(&CODED[..20], SHAPE).err(), stream, "cut off");
-        assert_eq!(Coded::parse(&CODED[..23], SHAPE).err(), stream, "not whole");
+        assert_eq!(wrong(&[(7, 1)]), codebook, "a byte between");
+        assert_eq!(wrong(&[(8, 0b1101_0000)]), stream, "a bit behind the last");
+        assert_eq!(wrong(&[(11, 1)]), stream, "a byte behind the last");
+        let cut_off = |length| Coded::parse(&CODED[..length], SHAPE).err();
+        assert_eq!(cut_off(2), codebook, "lengths that are not there");
+        assert_eq!(cut_off(6), codebook, "values that are not there");
+        assert_eq!(cut_off(8), stream, "cut off");
+        assert_eq!(cut_off(11), stream, "not whole");
         let shape = |fan_in| ParamShape {
             channels: 2,
             fan_in,

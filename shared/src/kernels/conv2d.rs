@@ -4,12 +4,11 @@
 //! and multiplied with two filters at a time, [`tile`]; or eight, with the weights
 //! of one filter that are not 0, [`sparse`].
 
+use super::channels::Channels;
 use super::lanes::{Lanes, words};
 use super::sparse::{self, Column, QUAD};
 use super::tile::{Columns, Runs, Taps, Target};
-use super::{
-    Channels, ConvParams, Memory, Storage, View, Way, Weights, lanes, overlap, target, tile,
-};
+use super::{ConvParams, Memory, Storage, View, Way, Weights, lanes, overlap, target, tile};
 use crate::arith::Clamp;
 use crate::layer::{Shape, Window};
 

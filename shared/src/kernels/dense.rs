@@ -62,7 +62,7 @@ fn dense_coded(
 
 /// Brings accumulators to the scale of the output.
 fn finish(sums: impl Iterator<Item = i32>, params: DenseParams, output: Output) {
-    let sums = sums.zip(params.units());
+    let sums = sums.zip(params.units.iter());
     for (out, (sum, (bias, factor))) in output.data.iter_mut().zip(sums) {
         let scaled = scale(bias.wrapping_add(sum), factor);
         *out = output.clamp.apply(scaled.saturating_add(output.zero_point));

@@ -6,6 +6,7 @@
 //! [`crate::Model::parse`] has proved that they do.
 
 pub mod add;
+pub mod channels;
 pub mod coded;
 pub mod conv2d;
 pub mod dense;
@@ -23,10 +24,11 @@ use core::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use self::channels::{Channels, Units};
 use self::coded::Coded;
 use self::lanes::Lanes;
 use self::sparse::Sparse;
-use crate::arith::{Clamp, Multiplier};
+use crate::arith::Clamp;
 use crate::layer::{Layer, Shape, Window};
 
 /// A tensor to read.
@@ -73,32 +75,6 @@ pub struct Memory<'a> {
     pub scratch: &'a mut [u32],
 }
 
-/// Biases and factors of the output channels, in place in the model file. There
-/// is an even number of each: the last may belong to no channel.
-#[derive(Clone, Copy, Debug)]
-pub struct Channels<'a> {
-    /// Biases, in units of input scale x weight scale.
-    pub bias: &'a [[u8; 4]],
-    /// Mantissas of the factors.
-    pub mantissas: &'a [[u8; 4]],
-    /// Shifts of the factors.
-    pub shifts: &'a [i8],
-}
-
-impl<'a> Channels<'a> {
-    /// Bias and factor of each channel, in order.
-    pub fn iter(self) -> impl Iterator<Item = (i32, Multiplier)> + use<'a> {
-        let factors = self.mantissas.iter().zip(self.shifts);
-        self.bias
-            .iter()
-            .zip(factors)
-            .map(|(&bias, (&mantissa, &shift))| {
-                let factor = Multiplier::trusted(mantissa, shift);
-                (i32::from_le_bytes(bias), factor)
-            })
-    }
-}
-
 /// Weights of a convolution or a dense layer.
 #[derive(Clone, Copy, Debug)]
 pub enum Weights<'a> {
@@ -143,21 +119,8 @@ pub struct DepthwiseParams<'a> {
 pub struct DenseParams<'a> {
     /// Weights.
     pub weights: Weights<'a>,
-    /// One per unit, in units of input scale x weight scale; an even number, as of
-    /// [`Channels`]. Of sparse weights, [`sparse::bias`].
-    pub bias: &'a [[u8; 4]],
-    /// One `f64` factor per bias.
-    pub factors: &'a [[u8; 8]],
-}
-
-impl<'a> DenseParams<'a> {
-    /// Bias and factor of each unit, in order.
-    pub fn units(self) -> impl Iterator<Item = (i32, f64)> + use<'a> {
-        self.bias
-            .iter()
-            .zip(self.factors)
-            .map(|(&bias, &factor)| (i32::from_le_bytes(bias), f64::from_le_bytes(factor)))
-    }
+    /// Biases and factors; of sparse weights, [`sparse::bias`].
+    pub units: Units<'a>,
 }
 
 /// How the weights of a layer are stored.

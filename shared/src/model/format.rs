@@ -4,14 +4,14 @@
 use serde::{Deserialize, Serialize};
 
 use crate::arith::Clamp;
-use crate::kernels::{Storage, lanes, sparse};
+use crate::kernels::{Storage, channels, lanes, sparse};
 use crate::layer::{Activation, Layer, ParamShape, Shape};
 use crate::plan::MAX_TENSORS;
 
 /// First bytes of every model file.
 pub const MAGIC: [u8; 8] = *b"espalier";
 /// The version this code reads and writes.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 24;
 /// Bytes of the header that are 0.
@@ -20,7 +20,7 @@ pub const RESERVED_RANGE: core::ops::Range<usize> = 10..12;
 pub const CRC_RANGE: core::ops::Range<usize> = 16..20;
 /// Every block of the weight section starts at a multiple of this many bytes
 /// from the start of the file.
-pub const ALIGN: usize = 16;
+pub const ALIGN: usize = 4;
 /// Most layers in one model.
 pub const MAX_LAYERS: usize = MAX_TENSORS - 1;
 /// Longest file in bytes: 1 GiB, so that no sum of offsets overflows on a
@@ -45,8 +45,8 @@ pub enum Resize {
 }
 
 /// First value of the descriptor. The input's [`Place`], `class_count` names and
-/// `layer_count` times a [`Node`], a [`Layout`] and a [`Place`] follow, each a
-/// postcard value of its own.
+/// `layer_count` times a [`Node`], for a layer with weights a [`Layout`], and a [`Place`]
+/// follow, each a postcard value of its own.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Head {
     /// Shape of the input.
@@ -95,12 +95,20 @@ pub struct Node {
     pub output: Quant,
 }
 
-/// How the weights of a layer lie in its block; in the descriptor behind each
-/// [`Node`].
+/// How the parameters of a layer lie in its block; in the descriptor behind each
+/// [`Node`] that has some.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub enum Layout {
+pub struct Layout {
+    /// The weights.
+    pub weights: WeightLayout,
+    /// The bias and the factor of each output channel.
+    pub channels: ChannelLayout,
+}
+
+/// How the weights of a layer lie in its block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum WeightLayout {
     /// All of them: [`lanes`], or channel by channel where the layer is depthwise.
-    /// Also of a layer without weights.
     #[default]
     Dense,
     /// Those of a convolution or a dense layer that are not 0: [`sparse`].
@@ -115,7 +123,7 @@ pub enum Layout {
     },
 }
 
-impl Layout {
+impl WeightLayout {
     /// Which of the three it is.
     pub fn storage(&self) -> Storage {
         match self {
@@ -126,8 +134,18 @@ impl Layout {
     }
 }
 
+/// How the bias and the factor of each output channel lie in a layer's block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum ChannelLayout {
+    /// As numbers of their own, 9 or 12 bytes.
+    #[default]
+    Wide,
+    /// In a word: [`channels`].
+    Compact,
+}
+
 /// Where a tensor lies in the arena; in the descriptor behind the [`Head`], for the
-/// input, and behind each [`Layout`]. `crate::plan` tells what it has to satisfy.
+/// input, and at the end of each layer. `crate::plan` tells what it has to satisfy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Place {
     /// Offset of the tensor: of what a `Flatten` writes, that of what it reads, and
@@ -141,36 +159,46 @@ pub struct Place {
 ///
 /// | layer | block |
 /// |---|---|
-/// | `conv2d` | weights as [`lanes`], [`sparse`] or [`coded`]; int32 biases; int32 mantissas; int8 shifts |
-/// | `depthwise_conv2d` | int8 weights, padded to 4, or [`coded`]; int32 biases; int32 mantissas; int8 shifts |
-/// | `dense` | weights as [`lanes`], [`sparse`] or [`coded`]; int32 biases; f64 factors |
+/// | `conv2d` | weights as [`lanes`], [`sparse`] or [`coded`]; words of [`channels`], or int32 biases; int32 mantissas; int8 shifts |
+/// | `depthwise_conv2d` | int8 weights, padded to 4, or [`coded`]; the rest as `conv2d` |
+/// | `dense` | weights as [`lanes`], [`sparse`] or [`coded`]; words of [`channels`], or int32 biases; f64 factors |
 /// | `add` | int32 mantissa and int32 shift for input a, input b, output |
 /// | `softmax` | int32 mantissa and int32 shift of the input |
 /// | others | nothing |
 ///
-/// Of biases, mantissas, shifts and factors there is an even number: behind an
+/// Of words, biases, mantissas, shifts and factors there is an even number: behind an
 /// odd number of channels stands a 0.
 ///
 /// [`coded`]: crate::kernels::coded
 pub fn block_bytes(layer: &Layer, layout: Layout, input: Shape) -> usize {
-    let per_channel = match layer {
-        Layer::Add(_) => return 24,
-        Layer::Softmax => return 8,
-        Layer::Dense(_) => 4 + 8,
-        _ => 4 + 4 + 1,
+    match (layer, layer.params(input)) {
+        (Layer::Add(_), _) => 24,
+        (Layer::Softmax, _) => 8,
+        (_, None) => 0,
+        (_, Some(params)) => {
+            weight_bytes(layer, layout.weights, params)
+                + channel_bytes(layer, layout.channels, params)
+        }
+    }
+}
+
+/// Bytes of biases and factors behind the weights of a layer.
+pub fn channel_bytes(layer: &Layer, layout: ChannelLayout, params: ParamShape) -> usize {
+    let each = match (layout, layer) {
+        (ChannelLayout::Compact, _) => size_of::<channels::Packed>(),
+        (ChannelLayout::Wide, Layer::Dense(_)) => 4 + 8,
+        (ChannelLayout::Wide, _) => 4 + 4 + 1,
     };
-    layer.params(input).map_or(0, |params| {
-        weight_bytes(layer, layout, params) + per_channel * params.channels.next_multiple_of(2)
-    })
+    each * params.channels.next_multiple_of(2)
 }
 
 /// Bytes of the weights at the start of a layer's block, a multiple of 4.
-pub fn weight_bytes(layer: &Layer, layout: Layout, params: ParamShape) -> usize {
+pub fn weight_bytes(layer: &Layer, layout: WeightLayout, params: ParamShape) -> usize {
     match (layer, layout) {
-        (_, Layout::Coded { bytes }) => bytes as usize,
+        (_, WeightLayout::Coded { bytes }) => bytes as usize,
         (Layer::DepthwiseConv2d(_), _) => params.weights().next_multiple_of(4),
-        (_, Layout::Dense) => lanes::bytes(params.fan_in, params.channels),
-        (_, Layout::Sparse { entries }) => sparse::bytes(params.channels, entries as usize),
+        (_, WeightLayout::Dense) => lanes::bytes(params.fan_in, params.channels),
+        (_, WeightLayout::Sparse { entries }) => sparse::bytes(params.channels, entries as usize),
     }
 }
 
@@ -284,9 +312,10 @@ mod tests {
         is_encoded_as(Sources::One(9), &[0, 9]);
         is_encoded_as(Sources::Two(9, 200), &[1, 9, 200]);
         is_encoded_as([Resize::Exact, Resize::Stretch, Resize::Crop], &[0, 1, 2]);
-        is_encoded_as(Layout::Dense, &[0]);
-        is_encoded_as(Layout::Sparse { entries: 300 }, &[1, 0xAC, 2]);
-        is_encoded_as(Layout::Coded { bytes: 300 }, &[2, 0xAC, 2]);
+        is_encoded_as(WeightLayout::Dense, &[0]);
+        is_encoded_as(WeightLayout::Sparse { entries: 300 }, &[1, 0xAC, 2]);
+        is_encoded_as(WeightLayout::Coded { bytes: 300 }, &[2, 0xAC, 2]);
+        is_encoded_as([ChannelLayout::Wide, ChannelLayout::Compact], &[0, 1]);
     }
 
     fn is_encoded_as(value: impl Serialize, bytes: &[u8]) {

@@ -14,13 +14,12 @@ use heapless::Vec;
 use crate::arith::{Clamp, Multiplier};
 use crate::golden::Golden;
 use crate::kernels::add::AddFactors;
+use crate::kernels::channels::{Channels, Units};
 use crate::kernels::coded::Coded;
 use crate::kernels::lanes::Lanes;
 use crate::kernels::softmax::SoftmaxFactor;
 use crate::kernels::sparse::Sparse;
-use crate::kernels::{
-    Channels, ConvParams, DenseParams, DepthwiseParams, DepthwiseWeights, Weights,
-};
+use crate::kernels::{ConvParams, DenseParams, DepthwiseParams, DepthwiseWeights, Weights};
 use crate::layer::{Layer, ParamShape, Shape};
 use crate::plan::MAX_TENSORS;
 
@@ -58,7 +57,7 @@ pub struct Step {
     pub output: u8,
     /// Range of its output.
     pub clamp: Clamp,
-    /// How its weights lie in its block.
+    /// How its parameters lie in its block.
     pub layout: Layout,
     /// Offset of its block in the file.
     pub block: u32,
@@ -235,10 +234,8 @@ impl<'a> Model<'a> {
         let (words, _) = block.as_chunks::<4>();
         let factor = |index: usize| {
             let word = |i: usize| words.get(i).copied().unwrap_or_default();
-            Multiplier::trusted(
-                word(2 * index),
-                i32::from_le_bytes(word(2 * index + 1)) as i8,
-            )
+            let [mantissa, shift] = [0, 1].map(|i| i32::from_le_bytes(word(2 * index + i)));
+            Multiplier::trusted(mantissa, shift as i8)
         };
         match step.layer {
             Layer::Add(_) => Data::Add(AddFactors {
@@ -266,7 +263,7 @@ impl Iterator for Steps<'_> {
 
     fn next(&mut self) -> Option<Step> {
         // Parse has decoded each of them, so this ends behind the last one.
-        let (described, rest) = postcard::take_from_bytes(self.nodes).ok()?;
+        let (described, rest) = take_described(self.nodes).ok()?;
         let step = Step::new(&described, self.layer, self.block);
         let input = self.model.tensor(step.inputs[0]).shape;
         self.nodes = rest;
@@ -278,6 +275,17 @@ impl Iterator for Steps<'_> {
 
 /// What the descriptor says of a layer.
 type Described = (Node, Layout, Place);
+
+/// The next layer of the descriptor, and what follows it.
+fn take_described(bytes: &[u8]) -> postcard::Result<(Described, &[u8])> {
+    let (node, rest): (Node, _) = postcard::take_from_bytes(bytes)?;
+    let (layout, rest) = match node.layer.has_params() {
+        true => postcard::take_from_bytes(rest)?,
+        false => (Layout::default(), rest),
+    };
+    let (place, rest) = postcard::take_from_bytes(rest)?;
+    Ok(((node, layout, place), rest))
+}
 
 impl Step {
     fn new(&(node, layout, place): &Described, layer: u8, block: u32) -> Self {
@@ -299,31 +307,38 @@ impl Step {
 /// Cuts a block into its parts. The slices are as long as the shape says where
 /// the block is, which [`Model::parse`] has checked.
 fn split_params<'a>(layer: &Layer, layout: Layout, block: &'a [u8], shape: ParamShape) -> Data<'a> {
-    let (bytes, rest) = split_at(block, weight_bytes(layer, layout, shape));
-    let weights = match layout {
-        Layout::Dense => Weights::Lanes(Lanes::new(bytes, shape.fan_in)),
-        Layout::Sparse { .. } => {
+    let (bytes, rest) = split_at(block, weight_bytes(layer, layout.weights, shape));
+    let weights = match layout.weights {
+        WeightLayout::Dense => Weights::Lanes(Lanes::new(bytes, shape.fan_in)),
+        WeightLayout::Sparse { .. } => {
             Weights::Sparse(Sparse::trusted(bytes, shape.channels, shape.fan_in))
         }
-        Layout::Coded { .. } => Weights::Coded(Coded::trusted(bytes, shape)),
+        WeightLayout::Coded { .. } => Weights::Coded(Coded::trusted(bytes, shape)),
     };
-    let channels = shape.channels.next_multiple_of(2);
-    let (bias, rest) = split_at(rest, 4 * channels);
-    let bias = bias.as_chunks().0;
+    let count = shape.channels.next_multiple_of(2);
+    let (words, rest) = split_at(rest, 4 * count);
+    let words = words.as_chunks().0;
+    let is_compact = layout.channels == ChannelLayout::Compact;
     if matches!(layer, Layer::Dense(_)) {
-        let (factors, _) = split_at(rest, 8 * channels);
-        return Data::Dense(DenseParams {
-            weights,
-            bias,
-            factors: factors.as_chunks().0,
-        });
+        let units = if is_compact {
+            Units::Compact(words)
+        } else {
+            Units::Wide {
+                bias: words,
+                factors: rest.as_chunks().0,
+            }
+        };
+        return Data::Dense(DenseParams { weights, units });
     }
-    let (mantissas, rest) = split_at(rest, 4 * channels);
-    let (shifts, _) = split_at(rest, channels);
-    let channels = Channels {
-        bias,
-        mantissas: mantissas.as_chunks().0,
-        shifts: bytemuck::cast_slice(shifts),
+    let channels = if is_compact {
+        Channels::Compact(words)
+    } else {
+        let (mantissas, shifts) = split_at(rest, 4 * count);
+        Channels::Wide {
+            bias: words,
+            mantissas: mantissas.as_chunks().0,
+            shifts: bytemuck::cast_slice(shifts),
+        }
     };
     if matches!(layer, Layer::DepthwiseConv2d(_)) {
         let weights = match weights {

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::*;
 use crate::arith::MAX_BIAS;
+use crate::kernels::channels::{Packed, is_packed};
 use crate::kernels::coded::{Coded, Damage};
 use crate::kernels::sparse::{self, Sparse};
 use crate::kernels::{self, conv2d::POOL};
@@ -88,7 +89,7 @@ impl<'a> Model<'a> {
         self.push_tensor(self.head.input, self.head.input_quant)?;
         let mut block = self.weights_start;
         for layer in 0..self.head.layer_count {
-            let described = (reader.value()?, reader.value()?, reader.value()?);
+            let described = reader.described()?;
             let step = Step::new(&described, layer, block);
             block = self.push_layer(&described.0, &step)?;
         }
@@ -141,10 +142,10 @@ impl<'a> Model<'a> {
                 available: self.file.len(),
             });
         }
-        if let (Layer::DepthwiseConv2d(_), Layout::Dense, Some(params)) =
-            (node.layer, layout, node.layer.params(a.shape))
+        if let (Layer::DepthwiseConv2d(_), WeightLayout::Dense, Some(params)) =
+            (node.layer, layout.weights, node.layer.params(a.shape))
         {
-            let padded = start + weight_bytes(&node.layer, layout, params);
+            let padded = start + weight_bytes(&node.layer, layout.weights, params);
             check_zero(self.file, start + params.weights()..padded)?;
         }
         check_zero(self.file, needed..end as usize)?;
@@ -154,15 +155,15 @@ impl<'a> Model<'a> {
 
     /// Checks weights whose number of bytes the descriptor says.
     fn check_layout(&self, layer: usize, step: &Step, input: Shape) -> Result<(), ParseError> {
-        let params = step.layer.params(input);
-        let params = |may_be: bool| {
-            let params = params.filter(|_| may_be);
-            params.ok_or(ParseError::Layout { layer })
+        let Some(params) = step.layer.params(input) else {
+            return Ok(());
         };
-        match step.layout {
-            Layout::Dense => Ok(()),
-            Layout::Sparse { entries } => {
-                let params = params(matches!(step.layer, Layer::Conv2d(_) | Layer::Dense(_)))?;
+        match step.layout.weights {
+            WeightLayout::Dense => Ok(()),
+            WeightLayout::Sparse { entries } => {
+                if matches!(step.layer, Layer::DepthwiseConv2d(_)) {
+                    return Err(ParseError::Layout { layer });
+                }
                 let entries = MAX_FILE.min(entries as usize);
                 let bytes = self.weights(step, sparse::bytes(params.channels, entries))?;
                 let parsed = Sparse::parse(bytes, params.channels, params.fan_in);
@@ -171,8 +172,7 @@ impl<'a> Model<'a> {
                     |_| Ok(()),
                 )
             }
-            Layout::Coded { bytes } => {
-                let params = params(true)?;
+            WeightLayout::Coded { bytes } => {
                 let bytes = self.weights(step, bytes as usize)?;
                 match Coded::parse(bytes, params) {
                     Ok(_) => Ok(()),
@@ -220,24 +220,25 @@ impl<'a> Model<'a> {
     fn check_parameters(&self) -> Result<(), ParseError> {
         for (layer, step) in self.steps().enumerate() {
             let channels = self.params(&step).map_or(0, |params| params.channels);
-            let bias = |bias: i32| bias.unsigned_abs() <= MAX_BIAS as u32;
+            let wrong = |channel: usize, bias: i32, valid: bool, zero: bool| {
+                let valid = valid && bias.unsigned_abs() <= MAX_BIAS as u32;
+                !valid || channel >= channels && !(zero && bias == 0)
+            };
             let wrong = match self.data(&step) {
                 Data::Conv(ConvParams { channels: of, .. })
-                | Data::Depthwise(DepthwiseParams { channels: of, .. }) => {
-                    let wrong = |(channel, (b, factor)): (usize, (i32, Multiplier))| {
-                        let zero = b == 0 && factor.mantissa() == 0 && factor.shift() == 0;
-                        !(bias(b) && is_normal(factor)) || channel >= channels && !zero
-                    };
-                    of.iter().enumerate().position(wrong)
-                }
-                Data::Dense(params) => {
-                    let wrong = |(channel, (b, factor)): (usize, (i32, f64))| {
-                        let zero = b == 0 && factor.to_bits() == 0;
-                        !(bias(b) && is_finite_and_not_negative(factor))
-                            || channel >= channels && !zero
-                    };
-                    params.units().enumerate().position(wrong)
-                }
+                | Data::Depthwise(DepthwiseParams { channels: of, .. }) => match of {
+                    Channels::Compact(words) => wrong_word(words, channels),
+                    Channels::Wide { .. } => of.iter().enumerate().position(|(channel, (b, f))| {
+                        let zero = f.mantissa() == 0 && f.shift() == 0;
+                        wrong(channel, b, is_normal(f), zero)
+                    }),
+                },
+                Data::Dense(DenseParams { units, .. }) => match units {
+                    Units::Compact(words) => wrong_word(words, channels),
+                    Units::Wide { .. } => units.iter().enumerate().position(|(channel, (b, f))| {
+                        wrong(channel, b, is_finite_and_not_negative(f), f.to_bits() == 0)
+                    }),
+                },
                 Data::Add(_) | Data::Softmax(_) => self.wrong_pair(&step),
                 Data::None => None,
             };
@@ -401,8 +402,20 @@ impl<'a> Model<'a> {
 fn way(step: &Step, computed: &Step) -> Way {
     Way {
         pooled: computed.output != step.output,
-        storage: computed.layout.storage(),
+        storage: computed.layout.weights.storage(),
     }
+}
+
+/// The first compact channel without a factor, or where something follows the last one.
+fn wrong_word(words: &[Packed], channels: usize) -> Option<usize> {
+    words.iter().enumerate().position(|(channel, &word)| {
+        let valid = if channel < channels {
+            is_packed(word)
+        } else {
+            word == [0; 4]
+        };
+        !valid
+    })
 }
 
 fn is_normal(factor: Multiplier) -> bool {
@@ -499,6 +512,15 @@ impl<'a> Reader<'a> {
         let (value, left) = postcard::take_from_bytes(self.rest()).map_err(|_| error)?;
         self.offset = self.end - left.len();
         Ok(value)
+    }
+
+    fn described(&mut self) -> Result<Described, ParseError> {
+        let error = ParseError::Descriptor {
+            offset: self.offset,
+        };
+        let (described, left) = take_described(self.rest()).map_err(|_| error)?;
+        self.offset = self.end - left.len();
+        Ok(described)
     }
 
     fn rest(&self) -> &'a [u8] {

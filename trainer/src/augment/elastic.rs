@@ -55,13 +55,13 @@ impl Operation for Elastic {
         for point in points.iter_mut().flatten() {
             *point = (side(shape.width), side(shape.height));
         }
-        Change::Bend(Field {
+        Change::Bend(Box::new(Field {
             points,
             across: (0..shape.width)
                 .map(|column| spline(column, shape.width))
                 .collect(),
             height: shape.height,
-        })
+        }))
     }
 }
 

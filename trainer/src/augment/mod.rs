@@ -19,6 +19,7 @@ use thiserror::Error;
 
 use crate::data::{Dataset, PictureShape};
 pub use elastic::Elastic;
+use elastic::Field;
 pub use geometry::{Crop, Flip, FlipVertical, Rotate, Scale, Shear, Shift};
 pub use mix::{Cutmix, Mixup};
 pub use pixels::{Blur, Brightness, Contrast, Erase, Noise};
@@ -290,7 +291,7 @@ impl Augmentation {
         for change in changes {
             match change {
                 Change::Move(next) => map = map.after(next),
-                Change::Bend(field) => fields.push(field),
+                Change::Bend(field) => fields.push(*field),
                 Change::Repaint(paint) => paints.push(paint),
             }
         }
@@ -385,10 +386,13 @@ enum Change {
     /// Moves pixels: from a pixel of the result to the place in the picture that it shows.
     Move(Affine),
     /// Moves pixels, each by itself.
-    Bend(elastic::Field),
+    Bend(Box<Field>),
     /// Changes values.
-    Repaint(Box<dyn FnOnce(&mut [u8])>),
+    Repaint(Paint),
 }
+
+/// Changes the values of a picture.
+type Paint = Box<dyn FnOnce(&mut [u8])>;
 
 impl Change {
     fn repaint(paint: impl FnOnce(&mut [u8]) + 'static) -> Self {

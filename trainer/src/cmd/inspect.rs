@@ -80,7 +80,7 @@ fn row(model: &Model, step: &Step) -> LayerRow {
         arena_offset: output.offset,
         params,
         nonzeros,
-        storage: step.layout.storage(),
+        storage: step.layout.weights.storage(),
         bytes: block_bytes(&step.layer, step.layout, input.shape),
         macs: model.macs(step),
     }

@@ -56,6 +56,11 @@ fn coded_nonzeros(coded: Coded) -> usize {
     weights.iter().filter(|&&weight| weight != 0).count()
 }
 
+/// What stands behind an odd number of channels is 0 and not counted.
+fn nonzero_biases<F>(channels: impl Iterator<Item = (i32, F)>) -> usize {
+    channels.filter(|&(bias, _)| bias != 0).count()
+}
+
 /// The same for one layer.
 pub fn layer_parameters(model: &Model, step: &shared::model::Step) -> (usize, usize) {
     let Some(shape) = model.params(step) else {
@@ -72,19 +77,17 @@ pub fn layer_parameters(model: &Model, step: &shared::model::Step) -> (usize, us
         }
         Weights::Coded(weights) => coded_nonzeros(weights),
     };
-    let (weights, bias) = match model.data(step) {
-        Data::Conv(p) => (nonzeros(p.weights), p.channels.bias),
-        Data::Dense(p) => (nonzeros(p.weights), p.bias),
+    let (weights, biases) = match model.data(step) {
+        Data::Conv(p) => (nonzeros(p.weights), nonzero_biases(p.channels.iter())),
+        Data::Dense(p) => (nonzeros(p.weights), nonzero_biases(p.units.iter())),
         Data::Depthwise(p) => {
             let nonzeros = match p.weights {
                 DepthwiseWeights::Plain(weights) => weights.iter().filter(|&&w| w != 0).count(),
                 DepthwiseWeights::Coded(weights) => coded_nonzeros(weights),
             };
-            (nonzeros, p.channels.bias)
+            (nonzeros, nonzero_biases(p.channels.iter()))
         }
         _ => return (0, 0),
     };
-    // What stands behind an odd number of channels is 0 and not counted.
-    let biases = bias.iter().filter(|&&b| b != [0; 4]).count();
     (shape.weights() + shape.channels, weights + biases)
 }

@@ -351,7 +351,10 @@ fn padding(padding: Padding) -> PaddingConfig2d {
 
 /// All elements in row-major order.
 pub(crate) fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().iter::<f32>().collect()
+    let data = tensor.into_data();
+    // As they are, where they are 32 bits wide.
+    let as_they_are = data.try_to_vec::<f32>();
+    as_they_are.unwrap_or_else(|_| data.iter::<f32>().collect())
 }
 
 /// Takes the tensors of one node out of a checkpoint.

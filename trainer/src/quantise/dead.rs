@@ -417,7 +417,7 @@ mod tests {
     use shared::kernels::Storage;
     use shared::kernels::add::AddFactors;
     use shared::layer::{Activation, Add, Conv2d, Dense, DepthwiseConv2d, Padding, Pool2d, Size2};
-    use shared::model::{Quant, Resize, SOFTMAX_QUANT};
+    use shared::model::{ChannelLayout, Quant, Resize, SOFTMAX_QUANT};
     use shared::{Engine, Model};
 
     use super::*;
@@ -469,6 +469,7 @@ mod tests {
                 node,
                 block,
                 storage: Storage::Dense,
+                channels: ChannelLayout::default(),
             });
             self
         }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use shared::arith::{MAX_BIAS, Multiplier};
 use shared::kernels::Storage;
 use shared::layer::Layer;
-use shared::model::{Node as WireNode, Quant, SOFTMAX_QUANT, Sources};
+use shared::model::{ChannelLayout, Node as WireNode, Quant, SOFTMAX_QUANT, Sources};
 
 use super::calibrate::{Method, Ranges};
 use super::dead::remove_dead_channels;
@@ -134,7 +134,7 @@ fn quantise(
     for (index, node) in checkpoint.network.nodes.iter().enumerate() {
         let inputs: Vec<Quant> = node.inputs.iter().map(|&t| quants[t]).collect();
         let output = output_quant(node, inputs[0], ranges.of(index));
-        let block = block(checkpoint, node, &inputs, output)?;
+        let block = block(checkpoint, node, &inputs, output, options.prefer)?;
         quants.push(output);
         let node = WireNode {
             layer: node.layer,
@@ -145,6 +145,7 @@ fn quantise(
             node,
             block,
             storage: Storage::Dense,
+            channels: ChannelLayout::default(),
         });
     }
     Ok(ModelFile {
@@ -181,6 +182,7 @@ fn block(
     node: &Node,
     inputs: &[Quant],
     output: Quant,
+    prefer: Prefer,
 ) -> Result<Block, ExportError> {
     let layer = || node.name.clone();
     let no_factor = || ExportError::Factor { layer: layer() };
@@ -206,7 +208,13 @@ fn block(
             }
             let grid = checkpoint.grids.get(&node.name);
             let channels = Channels::quantise(&folded, &node.layer, input, grid);
-            let real = |scale: &f32| factor::real(input, *scale, output.scale);
+            let real = |scale: &f32| {
+                let real = factor::real(input, *scale, output.scale);
+                match prefer.channels() {
+                    ChannelLayout::Wide => real,
+                    ChannelLayout::Compact => factor::compact(real),
+                }
+            };
             if matches!(node.layer, Layer::Dense(_)) {
                 return Ok(Block::Dense {
                     factors: channels.scales.iter().map(real).collect(),

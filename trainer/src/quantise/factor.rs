@@ -2,6 +2,7 @@
 
 use shared::arith::Multiplier;
 use shared::kernels::add::{AddFactors, LEFT_SHIFT};
+use shared::kernels::channels::MANTISSA_BITS;
 use shared::kernels::softmax::SoftmaxFactor;
 use shared::model::Quant;
 
@@ -40,6 +41,15 @@ pub fn multiplier(real: f64) -> Option<Multiplier> {
 /// the operations is TensorFlow Lite's, so that the last bit is too.
 pub fn real(input: f32, weight: f32, output: f32) -> f64 {
     f64::from(input) * f64::from(weight) / f64::from(output)
+}
+
+/// A finite factor rounded to the [`MANTISSA_BITS`] of a compact one, by 2^-12 of it at
+/// the most.
+pub fn compact(real: f64) -> f64 {
+    let dropped = f64::MANTISSA_DIGITS - MANTISSA_BITS;
+    let half = 1 << (dropped - 1);
+    // A carry out of the mantissa goes to the exponent, as it should.
+    f64::from_bits((real.to_bits() + half) >> dropped << dropped)
 }
 
 /// Factors of an addition, see [`AddFactors`].
@@ -105,6 +115,20 @@ mod tests {
         assert_eq!(multiplier(f64::INFINITY), None);
         assert_eq!(multiplier(1e30), None);
         assert_eq!(real(multiplier(1e-30).unwrap()), 0.0);
+    }
+
+    #[test]
+    fn compact_factors_have_few_bits() {
+        let unit = 2f64.powi(-20);
+        for (units, rounded) in [
+            (2048.0, 2048.0),
+            (2048.49, 2048.0),
+            (3000.5, 3001.0),
+            (4095.7, 4096.0),
+        ] {
+            assert_eq!(compact(units * unit), rounded * unit);
+        }
+        assert_eq!(compact(0.0), 0.0);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use shared::kernels::{
     tile,
 };
 use shared::layer::{DepthwiseConv2d, Layer, ParamShape, Shape, Size2};
-use shared::model::{Data, Layout, Step, weight_bytes};
+use shared::model::{ChannelLayout, Data, Step, WeightLayout, weight_bytes};
 
 use super::coded;
 use super::sparse::{biases, encode};
@@ -26,11 +26,23 @@ pub enum Prefer {
     /// Instructions: a layer is sparse where that takes fewer.
     #[default]
     Speed,
-    /// The file: a layer is stored as it takes the fewest bytes.
+    /// The file: a layer is stored as it takes the fewest bytes, with factors rounded to
+    /// [`MANTISSA_BITS`](shared::kernels::channels::MANTISSA_BITS).
     Size,
     /// RAM: all layers are dense, because the scratch of a sparse convolution is twice
     /// as large, and that of a coded one holds its weights.
     Ram,
+}
+
+impl Prefer {
+    /// How biases and factors lie in the file, where they can. Only a small file is worth
+    /// a factor of fewer bits.
+    pub fn channels(self) -> ChannelLayout {
+        match self {
+            Self::Size => ChannelLayout::Compact,
+            Self::Speed | Self::Ram => ChannelLayout::Wide,
+        }
+    }
 }
 
 /// What the weights of a layer cost.
@@ -85,6 +97,7 @@ pub fn choose(
         let may_be_sparse = biases(weights, bias, zero_point).is_some();
         let choice = candidate.choose((*name).to_owned(), weights, may_be_sparse, prefer);
         layer.storage = choice.storage;
+        layer.channels = prefer.channels();
         choices.push(choice);
     }
     Ok(choices)
@@ -93,11 +106,11 @@ pub fn choose(
 /// What a layer with weights costs as it is stored in a model; `None` for another one.
 pub fn cost(model: &Model, step: &Step) -> Option<Cost> {
     let candidate = Candidate::new(model, step)?;
-    match (step.layout, model.data(step)) {
-        (Layout::Dense, _) => Some(candidate.dense()),
-        (Layout::Sparse { entries }, _) => candidate.sparse(entries as usize),
+    match (step.layout.weights, model.data(step)) {
+        (WeightLayout::Dense, _) => Some(candidate.dense()),
+        (WeightLayout::Sparse { entries }, _) => candidate.sparse(entries as usize),
         (
-            Layout::Coded { bytes },
+            WeightLayout::Coded { bytes },
             Data::Conv(ConvParams {
                 weights: Weights::Coded(coded),
                 ..
@@ -256,7 +269,7 @@ impl Candidate {
         };
         Cost {
             instructions: self.instructions(self.dense, words),
-            bytes: weight_bytes(&self.layer, Layout::Dense, self.params),
+            bytes: weight_bytes(&self.layer, WeightLayout::Dense, self.params),
         }
     }
 
@@ -394,6 +407,7 @@ mod tests {
                 node,
                 block,
                 storage: Storage::Sparse,
+                channels: ChannelLayout::default(),
             }],
             golden: 1,
         }
@@ -418,7 +432,7 @@ mod tests {
         assert!(sparse.instructions < choice.dense.instructions);
         assert!(choice.dense.instructions < coded.instructions);
         let bytes = [choice.dense, sparse, coded].map(|cost| cost.bytes);
-        assert_eq!(bytes, [4000, 820, 520]); // of 4000 bits and two values
+        assert_eq!(bytes, [4000, 820, 504]); // of 4000 bits and two values
     }
 
     #[test]
@@ -482,7 +496,7 @@ mod tests {
         assert_eq!(choices[0].storage, Storage::Coded);
         assert_eq!(choices[0].sparse, None);
         let bytes = choices[0].coded.unwrap().bytes;
-        assert_eq!((choices[0].dense.bytes, bytes), (400, 120)); // 2 bits each
+        assert_eq!((choices[0].dense.bytes, bytes), (400, 108)); // 2 bits each
         let choices = choose(&mut file, &["only"], Prefer::Speed).unwrap();
         assert_eq!(choices[0].storage, Storage::Dense);
     }

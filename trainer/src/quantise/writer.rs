@@ -1,17 +1,20 @@
 //! Writes `model.esp`. The types, sizes and alignments are `shared`'s, which
 //! also reads the file; `docs/format.md` describes every byte.
 
+use std::borrow::Cow;
+
 use shared::arith::Multiplier;
 use shared::kernels::add::AddFactors;
+use shared::kernels::channels::{self, Packed};
 use shared::kernels::{Storage, lanes};
 use shared::layer::Layer;
 use shared::model::{
-    ALIGN, CRC_RANGE, HEADER_BYTES, Head, Layout, MAGIC, Node, Place, Quant, Resize, Sources,
-    VERSION, crc32, weights_start,
+    ALIGN, CRC_RANGE, ChannelLayout, HEADER_BYTES, Head, Layout, MAGIC, Node, Place, Quant, Resize,
+    Sources, VERSION, WeightLayout, crc32, weights_start,
 };
 use shared::{Engine, Model, ParseError};
 
-use super::{coded, plan, sparse};
+use super::{coded, factor, plan, sparse};
 
 /// Seed of the self-test inputs of every written file.
 const GOLDEN_SEED: u32 = 0x0E5B_A11E;
@@ -74,8 +77,9 @@ pub enum Block {
 }
 
 impl Block {
-    /// The bytes of the block of this layer, and how its weights lie there.
-    fn bytes(&self, layer: &Layer, storage: Storage, zero_point: i8) -> (Layout, Vec<u8>) {
+    /// The bytes of the block of a layer, and how its parameters lie there: as the layer
+    /// says where that is possible, else dense and wide.
+    fn bytes(&self, of: &WrittenLayer, zero_point: i8) -> (Layout, Vec<u8>) {
         let pair = |m: &Multiplier| {
             [m.mantissa(), m.shift().into()]
                 .into_iter()
@@ -91,59 +95,100 @@ impl Block {
                 bias,
                 factors,
             } => {
-                let (layout, mut bytes) =
-                    weights_and_bias(layer, weights, bias, storage, zero_point);
-                bytes.extend(multipliers(factors));
-                return (layout, bytes);
+                let weights = Weights::new(of, weights, bias, zero_point);
+                let compact = weights.compact(of.channels, factors.iter().copied().map(Some));
+                return weights.followed_by(compact, || multipliers(factors));
             }
             Self::Dense {
                 weights,
                 bias,
                 factors,
             } => {
-                let (layout, mut bytes) =
-                    weights_and_bias(layer, weights, bias, storage, zero_point);
-                bytes.extend(even(factors.iter().map(|f| f.to_le_bytes())));
-                return (layout, bytes);
+                let weights = Weights::new(of, weights, bias, zero_point);
+                let exact = |&real: &f64| factor::multiplier(real).filter(|m| m.to_f64() == real);
+                let compact = weights.compact(of.channels, factors.iter().map(exact));
+                let wide = || even(factors.iter().map(|f| f.to_le_bytes()));
+                return weights.followed_by(compact, wide);
             }
         };
-        (Layout::Dense, bytes)
+        (Layout::default(), bytes)
     }
 }
 
-/// Weights and biases of a layer, stored like this where that is possible, else dense.
-fn weights_and_bias(
-    layer: &Layer,
-    weights: &[i8],
-    bias: &[i32],
-    storage: Storage,
-    zero_point: i8,
-) -> (Layout, Vec<u8>) {
-    let (channels, depthwise) = (bias.len(), matches!(layer, Layer::DepthwiseConv2d(_)));
-    let folded = match storage {
-        Storage::Sparse if !depthwise => sparse::biases(weights, bias, zero_point),
-        _ => None,
-    };
-    let coded = match storage {
-        Storage::Coded => coded::encode(weights, layer, channels),
-        _ => None,
-    };
-    let (layout, mut bytes) = match (&folded, coded) {
-        (Some(_), _) => {
-            let encoded = sparse::encode(weights, channels);
-            let entries = encoded.entries as u32;
-            (Layout::Sparse { entries }, encoded.bytes)
+/// Weights of a layer as bytes, and its biases.
+struct Weights<'a> {
+    layout: WeightLayout,
+    bytes: Vec<u8>,
+    bias: Cow<'a, [i32]>,
+}
+
+impl<'a> Weights<'a> {
+    /// Stored as the layer says where that is possible, else dense.
+    fn new(of: &WrittenLayer, weights: &[i8], bias: &'a [i32], zero_point: i8) -> Self {
+        let layer = &of.node.layer;
+        let (channels, depthwise) = (bias.len(), matches!(layer, Layer::DepthwiseConv2d(_)));
+        let folded = match of.storage {
+            Storage::Sparse if !depthwise => sparse::biases(weights, bias, zero_point),
+            _ => None,
+        };
+        let coded = match of.storage {
+            Storage::Coded => coded::encode(weights, layer, channels),
+            _ => None,
+        };
+        let (layout, bytes) = match (&folded, coded) {
+            (Some(_), _) => {
+                let encoded = sparse::encode(weights, channels);
+                let entries = encoded.entries as u32;
+                (WeightLayout::Sparse { entries }, encoded.bytes)
+            }
+            (_, Some(coded)) => {
+                let bytes = coded.len() as u32;
+                (WeightLayout::Coded { bytes }, coded)
+            }
+            _ if depthwise => (WeightLayout::Dense, whole_words(weights, channels)),
+            _ => (WeightLayout::Dense, lanes(weights, channels)),
+        };
+        Self {
+            layout,
+            bytes,
+            bias: folded.map_or(Cow::Borrowed(bias), Cow::Owned),
         }
-        (_, Some(coded)) => {
-            let bytes = coded.len() as u32;
-            (Layout::Coded { bytes }, coded)
-        }
-        _ if depthwise => (Layout::Dense, whole_words(weights, channels)),
-        _ => (Layout::Dense, lanes(weights, channels)),
-    };
-    let bias = folded.as_deref().unwrap_or(bias);
-    bytes.extend(even(bias.iter().map(|b| b.to_le_bytes())));
-    (layout, bytes)
+    }
+
+    /// The channels as words, with these factors; `None` where they are to be wide or one
+    /// of them does not fit.
+    fn compact(
+        &self,
+        layout: ChannelLayout,
+        factors: impl Iterator<Item = Option<Multiplier>>,
+    ) -> Option<Vec<Packed>> {
+        let channels = self.bias.iter().zip(factors);
+        let words = channels.map(|(&bias, factor)| channels::pack(bias, factor?));
+        let words = (layout == ChannelLayout::Compact).then_some(words);
+        words?.collect()
+    }
+
+    /// The block: weights, then the channels, compact or as biases and `wide` factors.
+    fn followed_by(
+        mut self,
+        compact: Option<Vec<Packed>>,
+        wide: impl FnOnce() -> Vec<u8>,
+    ) -> (Layout, Vec<u8>) {
+        let channels = match compact {
+            Some(words) => {
+                self.bytes.extend(even(words.into_iter()));
+                ChannelLayout::Compact
+            }
+            None => {
+                self.bytes
+                    .extend(even(self.bias.iter().map(|b| b.to_le_bytes())));
+                self.bytes.extend(wide());
+                ChannelLayout::Wide
+            }
+        };
+        let weights = self.layout;
+        (Layout { weights, channels }, self.bytes)
+    }
 }
 
 /// Mantissas, then shifts.
@@ -201,6 +246,10 @@ pub struct WrittenLayer {
     /// the layer is a depthwise one or its biases do not allow it, and not coded where a
     /// weight is -128.
     pub storage: Storage,
+    /// How biases and factors are stored, where that is possible, else wide: not compact
+    /// where a bias takes more than 16 bits, or a factor is not below 1/2 or has more than
+    /// [`MANTISSA_BITS`](channels::MANTISSA_BITS).
+    pub channels: ChannelLayout,
 }
 
 /// A model file before it is bytes.
@@ -294,9 +343,7 @@ impl ModelFile {
 
     fn block(&self, layer: &WrittenLayer) -> (Layout, Vec<u8>) {
         let zero_point = self.input_of(layer).zero_point;
-        layer
-            .block
-            .bytes(&layer.node.layer, layer.storage, zero_point)
+        layer.block.bytes(layer, zero_point)
     }
 
     /// Scale and zero point of the first tensor that a layer reads.
@@ -334,7 +381,11 @@ impl ModelFile {
             bytes = postcard::to_extend(name.as_str(), bytes)?;
         }
         for ((layer, layout), place) in self.layers.iter().zip(layouts).zip(outputs) {
-            bytes = postcard::to_extend(&(layer.node, layout, place), bytes)?;
+            bytes = postcard::to_extend(&layer.node, bytes)?;
+            if layer.node.layer.has_params() {
+                bytes = postcard::to_extend(layout, bytes)?;
+            }
+            bytes = postcard::to_extend(place, bytes)?;
         }
         Ok(bytes)
     }

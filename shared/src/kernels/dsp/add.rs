@@ -7,6 +7,7 @@ use crate::kernels::View;
 use crate::kernels::add::{self, AddFactors, LEFT_SHIFT};
 
 /// As [`crate::kernels::add::add`].
+#[inline(never)] // beside other layers its loop would not keep its numbers in registers
 pub fn add(memory: &mut [i8], a: View, b: View, factors: AddFactors, output: View, clamp: Clamp) {
     let rounding = [factors.a, factors.b, factors.output].map(Rounding::new);
     let [Some(by_a), Some(by_b), Some(by_output)] = rounding else {

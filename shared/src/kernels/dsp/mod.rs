@@ -70,7 +70,20 @@ macro_rules! forget_requantise {
         ".purgem LARGER\n.purgem SCALE\n.purgem SHIFT"
     };
 }
-use {forget_requantise, requantise};
+/// An assembler macro that makes mantissa and shift to the right of a compact channel.
+macro_rules! unpack {
+    () => {
+        concat!(
+            ".macro UNPACK word, right\n",
+            "lsr \\right, \\word, #27\n",
+            "ubfx \\word, \\word, #16, #11\n",
+            "orr \\word, \\word, #0x800\n",
+            "lsl \\word, \\word, #19\n",
+            ".endm",
+        )
+    };
+}
+use {forget_requantise, requantise, unpack};
 
 /// The same number in both halves.
 fn pair(number: i32) -> u32 {

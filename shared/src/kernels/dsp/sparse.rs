@@ -2,8 +2,8 @@
 
 use core::arch::naked_asm;
 
-use super::tile::in_range;
-use super::{arch, forget_requantise, requantise};
+use super::tile::{Pointers, in_range};
+use super::{arch, forget_requantise, requantise, unpack};
 use crate::kernels::ConvParams;
 use crate::kernels::sparse::{self, Column, Entry, Filter, POSITIONS, QUAD, Sparse};
 use crate::kernels::tile::{Runs, Target};
@@ -19,7 +19,7 @@ pub struct SparseFilters<'a> {
 impl<'a> SparseFilters<'a> {
     /// Of these parameters.
     pub fn new(params: ConvParams<'a, Sparse<'a>>) -> Self {
-        let whole = params.weights.counts().len() == params.channels.bias.len();
+        let whole = params.weights.counts().len() == params.channels.count();
         let aligned = params.weights.counts().as_ptr().cast::<u32>().is_aligned();
         Self {
             params,
@@ -36,9 +36,14 @@ impl<'a> SparseFilters<'a> {
             POSITIONS
         };
         let filters = target.stride;
+        let Pointers {
+            first,
+            mantissas,
+            shifts,
+        } = Pointers::new(channels);
         let whole = columns.len() == weights.fan_in()
             && columns.as_ptr().cast::<u32>().is_aligned()
-            && (1..=channels.bias.len()).contains(&filters)
+            && (1..=channels.count()).contains(&filters)
             && target.rows.len() == rows * filters;
         if !(self.fast && whole) {
             return sparse::SparseFilters::new(self.params).multiply(columns, target);
@@ -52,9 +57,9 @@ impl<'a> SparseFilters<'a> {
                 columns.as_ptr(),
                 weights.counts().as_ptr(),
                 filters,
-                channels.bias.as_ptr(),
-                channels.mantissas.as_ptr(),
-                channels.shifts.as_ptr(),
+                first,
+                mantissas,
+                shifts,
                 target.rows.as_mut_ptr(),
                 filters,
                 target.zero_point,
@@ -71,7 +76,7 @@ unsafe extern "C" fn tile(
     columns: *const Column,
     counts: *const [u8; 2],
     filters: usize,
-    bias: *const [u8; 4],
+    channels: *const u32,
     mantissas: *const [u8; 4],
     shifts: *const i8,
     output: *mut i8,
@@ -86,8 +91,8 @@ unsafe extern "C" fn tile(
         ".equ COLUMNS, 4",
         ".equ COUNTS, 8",
         ".equ FILTERS, 12",
-        ".equ BIAS, 52",
-        ".equ MANTISSAS, 56",  // and shifts
+        ".equ CHANNELS, 52",   // biases or compact words
+        ".equ MANTISSAS, 56",  // and shifts; 0 where the words are compact
         ".equ OUTPUT, 64",     // and stride
         ".equ ZERO_POINT, 72", // and whether it is pooled
         // An entry at eight positions, 52 bytes of code: r4-r11 sums.
@@ -107,6 +112,7 @@ unsafe extern "C" fn tile(
         "smlatb r11, lr, r3, r11",
         ".endm",
         requantise!(),
+        unpack!(),
         ".macro FINISH x",
         "lsl \\x, \\x, #1",
         "SCALE \\x, r1",
@@ -118,9 +124,12 @@ unsafe extern "C" fn tile(
         "ldr r12, [sp, #COUNTS]",
         "ldrh r3, [r12], #2",
         "str r12, [sp, #COUNTS]",
-        "ldr r12, [sp, #BIAS]",
+        "ldrd r12, r2, [sp, #CHANNELS]",
         "ldr r4, [r12], #4",
-        "str r12, [sp, #BIAS]",
+        "str r12, [sp, #CHANNELS]",
+        "cbnz r2, 9f",
+        "sxth r4, r4",
+        "9:",
         "ldr r1, [sp, #COLUMNS]",
         "add r2, r0, r3, lsl #1",
         // Eight entries at a time, the first time those that are over.
@@ -149,10 +158,17 @@ unsafe extern "C" fn tile(
         "bic r0, r0, #3",
         "str r0, [sp, #ENTRIES]",
         "ldrd r2, r3, [sp, #MANTISSAS]",
+        "cbnz r2, 9f",
+        "ldr r2, [sp, #CHANNELS]",
+        "ldr r1, [r2, #-4]",
+        "UNPACK r1, r12",
+        "b 8f",
+        "9:", // wide
         "ldr r1, [r2], #4",
         "ldrsb r12, [r3], #1",
         "strd r2, r3, [sp, #MANTISSAS]",
         "rsb r12, r12, #0",
+        "8:",
         "ldrd r3, lr, [sp, #ZERO_POINT]",
         "ldrd r0, r2, [sp, #OUTPUT]",
         "cmp lr, #0",
@@ -199,6 +215,7 @@ unsafe extern "C" fn tile(
         "pop {{r4-r11, pc}}",
         ".purgem ENTRY",
         ".purgem FINISH",
+        ".purgem UNPACK",
         forget_requantise!(),
     )
 }

@@ -1,11 +1,13 @@
 //! Two filters at four positions.
 
 use core::arch::naked_asm;
+use core::ptr;
 
-use super::{arch, forget_requantise, requantise};
+use super::{arch, forget_requantise, requantise, unpack};
+use crate::kernels::ConvParams;
+use crate::kernels::channels::Channels;
 use crate::kernels::lanes::{Lanes, words};
 use crate::kernels::tile::{self, Columns, POSITIONS, Target};
-use crate::kernels::{Channels, ConvParams};
 
 /// The filters of a convolution, as [`crate::kernels::tile::Filters`].
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +20,7 @@ pub struct Filters<'a> {
 impl<'a> Filters<'a> {
     /// Of these parameters.
     pub fn new(params: ConvParams<'a, Lanes<'a>>) -> Self {
-        let filters = params.channels.bias.len();
+        let filters = params.channels.count();
         let fan_in = params.weights.fan_in();
         let lanes: Result<&[u32], _> = bytemuck::try_cast_slice(params.weights.bytes());
         let whole = lanes.is_ok_and(|lanes| lanes.len() == words(fan_in) * (filters / 2))
@@ -33,7 +35,12 @@ impl<'a> Filters<'a> {
     /// As [`crate::kernels::tile::Filters::multiply`].
     pub fn multiply(&self, columns: &[Columns], target: Target) {
         let ConvParams { weights, channels } = self.params;
-        let filters = channels.bias.len();
+        let filters = channels.count();
+        let Pointers {
+            first,
+            mantissas,
+            shifts,
+        } = Pointers::new(channels);
         let rows = if target.pooled { 1 } else { POSITIONS };
         let whole = columns.len() == words(weights.fan_in())
             && target.stride == filters
@@ -49,9 +56,9 @@ impl<'a> Filters<'a> {
                 columns.as_ptr(),
                 columns.len(),
                 filters / 2,
-                channels.bias.as_ptr(),
-                channels.mantissas.as_ptr(),
-                channels.shifts.as_ptr(),
+                first,
+                mantissas,
+                shifts,
                 target.rows.as_mut_ptr(),
                 filters,
                 target.zero_point,
@@ -65,12 +72,51 @@ impl<'a> Filters<'a> {
 /// shifts go right, but the one behind an odd number of filters, whose output nobody
 /// reads.
 pub fn in_range(fan_in: usize, channels: Channels) -> bool {
-    let small = |&bias: &[u8; 4]| i32::from_le_bytes(bias).unsigned_abs() < 1 << 29;
-    let right = |(&shift, mantissa): (&i8, &[u8; 4])| shift < 0 || *mantissa == [0; 4];
-    let count = channels.bias.len();
-    let complete = channels.mantissas.len() == count && channels.shifts.len() == count;
-    let mut factors = channels.shifts.iter().zip(channels.mantissas);
-    complete && fan_in <= 1 << 14 && channels.bias.iter().all(small) && factors.all(right)
+    let aligned = Pointers::new(channels).first.is_aligned();
+    let in_range = match channels {
+        Channels::Wide {
+            bias,
+            mantissas,
+            shifts,
+        } => {
+            let small = |&bias: &[u8; 4]| i32::from_le_bytes(bias).unsigned_abs() < 1 << 29;
+            let right = |(&shift, mantissa): (&i8, &[u8; 4])| shift < 0 || *mantissa == [0; 4];
+            let complete = mantissas.len() == bias.len() && shifts.len() == bias.len();
+            complete && bias.iter().all(small) && shifts.iter().zip(mantissas).all(right)
+        }
+        Channels::Compact(_) => true,
+    };
+    aligned && in_range && fan_in <= 1 << 14
+}
+
+/// Where a function in assembler finds the channels.
+pub struct Pointers {
+    /// Biases, or compact words.
+    pub first: *const u32,
+    /// Null where all is in compact words.
+    pub mantissas: *const [u8; 4],
+    pub shifts: *const i8,
+}
+
+impl Pointers {
+    pub fn new(channels: Channels) -> Self {
+        match channels {
+            Channels::Wide {
+                bias,
+                mantissas,
+                shifts,
+            } => Self {
+                first: bias.as_ptr().cast(),
+                mantissas: mantissas.as_ptr(),
+                shifts: shifts.as_ptr(),
+            },
+            Channels::Compact(words) => Self {
+                first: words.as_ptr().cast(),
+                mantissas: ptr::null(),
+                shifts: ptr::null(),
+            },
+        }
+    }
 }
 
 /// All filters at four positions. `words` are those of one pair of filters, of
@@ -81,7 +127,7 @@ unsafe extern "C" fn tile(
     columns: *const Columns,
     words: usize,
     pairs: usize,
-    bias: *const [u8; 4],
+    channels: *const u32,
     mantissas: *const [u8; 4],
     shifts: *const i8,
     output: *mut i8,
@@ -102,8 +148,8 @@ unsafe extern "C" fn tile(
         ".equ COLUMNS, 80",
         ".equ WORDS, 84",
         ".equ PAIRS, 88",
-        ".equ BIAS, 92",
-        ".equ MANTISSAS, 96", // and shifts
+        ".equ CHANNELS, 92",  // biases or compact words
+        ".equ MANTISSAS, 96", // and shifts; 0 where the words are compact
         ".equ OUTPUT, 104",
         ".equ STRIDE, 108",
         ".equ ZERO_POINT, 112",
@@ -129,6 +175,7 @@ unsafe extern "C" fn tile(
         "add \\mixed, \\sum, \\mixed, asr #7",
         ".endm",
         requantise!(),
+        unpack!(),
         "push {{r0-r3}}",
         "push {{r4-r11, lr}}",
         "sub sp, #40",
@@ -155,9 +202,13 @@ unsafe extern "C" fn tile(
         "orr r5, r5, #1",
         "str r5, [sp, #FINISH]",
         "1:", // a pair of filters
-        "ldr r1, [sp, #BIAS]",
+        "ldrd r1, r2, [sp, #CHANNELS]",
         "ldmia r1!, {{r4, r12}}",
-        "str r1, [sp, #BIAS]",
+        "str r1, [sp, #CHANNELS]",
+        "cbnz r2, 9f",
+        "sxth r4, r4",
+        "sxth r12, r12",
+        "9:",
         "mov r5, r4",
         "mov r6, r4",
         "mov r7, r4",
@@ -206,12 +257,21 @@ unsafe extern "C" fn tile(
         "4:",
         "str r0, [sp, #WEIGHTS]",
         "ldrd r0, r3, [sp, #MANTISSAS]",
+        "cbz r0, 9f",
         "ldmia r0!, {{r1, r2}}",
         "ldrsb r12, [r3], #1",
         "ldrsb lr, [r3], #1",
         "strd r0, r3, [sp, #MANTISSAS]",
         "rsb r12, r12, #0",
         "rsb lr, lr, #0",
+        "ldr r3, [sp, #ZERO_POINT]",
+        "ldr r0, [sp, #OUTPUT]",
+        "ldr pc, [sp, #FINISH]",
+        "9:", // two compact channels
+        "ldr r0, [sp, #CHANNELS]",
+        "ldrd r1, r2, [r0, #-8]",
+        "UNPACK r1, r12",
+        "UNPACK r2, lr",
         "ldr r3, [sp, #ZERO_POINT]",
         "ldr r0, [sp, #OUTPUT]",
         "ldr pc, [sp, #FINISH]",
@@ -277,6 +337,7 @@ unsafe extern "C" fn tile(
         "bx lr",
         ".purgem WORD",
         ".purgem ADD_HIGH",
+        ".purgem UNPACK",
         forget_requantise!(),
     )
 }
