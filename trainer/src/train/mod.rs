@@ -853,6 +853,20 @@ pub(crate) mod tests {
             "{error}"
         );
 
+        // Nor are weights that are no numbers a result, whose loss nobody asked for.
+        let last_step = TrainOptions {
+            optimizer: Optimizer::Gd,
+            epochs: 1,
+            warmup: 0.0,
+            rate: Some(1e300),
+            ..options()
+        };
+        let error = train_with(untrained(false), &last_step).unwrap_err();
+        assert!(
+            matches!(error, TrainError::NotFinite { step: 1, .. }),
+            "{error}"
+        );
+
         let mut renamed = untrained(false);
         renamed.classes[0] = "line".into();
         assert!(matches!(

@@ -102,7 +102,16 @@ pub(super) fn run_on(
         }
     }
     run.constrain();
-    Ok(run.outcome())
+    match is_finite(&run.network.to_tensors()) {
+        true => Ok(run.outcome()),
+        // The last step went too far, and no loss was computed since.
+        false => Err(run.diverged()),
+    }
+}
+
+fn is_finite(tensors: &Tensors) -> bool {
+    let mut values = tensors.values().flat_map(|tensor| &tensor.data);
+    values.all(|value| value.is_finite())
 }
 
 struct Run<'a> {
@@ -283,7 +292,7 @@ impl<'a> Run<'a> {
     }
 
     fn diverged(&self) -> TrainError {
-        let step = self.step + 1;
+        let step = (self.step + 1).min(self.steps);
         TrainError::NotFinite {
             step,
             cause: Cause::find(self.job.data, self.job.options, step, self.steps),
@@ -355,7 +364,8 @@ impl<'a> Run<'a> {
     fn interrupted(&mut self) -> Result<TrainError, TrainError> {
         self.save()?;
         Ok(TrainError::Interrupted {
-            file: self.job.hooks.save.map(ToOwned::to_owned),
+            // Not there where its first state would not have been finite.
+            file: self.saved.and(self.job.hooks.save).map(ToOwned::to_owned),
             step: self.step,
             steps: self.steps,
         })
@@ -366,9 +376,7 @@ impl<'a> Run<'a> {
             return Ok(());
         };
         self.checkpoint.tensors = self.network.to_tensors();
-        let tensors = self.checkpoint.tensors.values();
-        let mut values = tensors.flat_map(|tensor| &tensor.data);
-        if !values.all(|value| value.is_finite()) {
+        if !is_finite(&self.checkpoint.tensors) {
             // The next loss will be no number, and the last good state is kept.
             return Ok(());
         }
