@@ -81,18 +81,19 @@ impl<'m, 'a> Engine<'m, 'a> {
             .unwrap_or_default()
     }
 
-    /// The class that the last inference has found: the position of the largest score, the
-    /// first of equals. Where a softmax comes last, scores are compared before it, where
-    /// those of small logits, or of certain answers, are still apart. Anything before the
-    /// first inference.
+    /// The class that the last inference has found: the position of the largest of the
+    /// [`Engine::logits`], the first of equals. Before a softmax the scores of small logits,
+    /// or of certain answers, are still apart. Anything before the first inference.
     pub fn answer(&self) -> usize {
-        let softmax = self.model.steps().last();
-        let softmax = softmax.filter(|step| step.layer == Layer::Softmax);
-        let scores = match softmax {
-            Some(step) => self.model.tensor(step.inputs[0]),
-            None => self.model.output(),
-        };
-        argmax(self.arena.get(scores.range()).unwrap_or_default())
+        argmax(self.logits())
+    }
+
+    /// What the last inference has computed for each class, before a softmax; scale and zero
+    /// point are those of [`Model::logits`]. Anything before the first inference.
+    pub fn logits(&self) -> &[i8] {
+        self.arena
+            .get(self.model.logits().range())
+            .unwrap_or_default()
     }
 
     /// Runs a layer; `last` is the layer itself, or the max pool that a convolution

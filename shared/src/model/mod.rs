@@ -177,6 +177,14 @@ impl<'a> Model<'a> {
         self.tensor(self.head.layer_count)
     }
 
+    /// The tensor of what is computed for each class: the output, or where a softmax
+    /// comes last, what that reads.
+    pub fn logits(&self) -> &Tensor {
+        let softmax = self.steps().last();
+        let softmax = softmax.filter(|step| step.layer == Layer::Softmax);
+        softmax.map_or(self.output(), |step| self.tensor(step.inputs[0]))
+    }
+
     /// Shape that goes in.
     pub fn input_shape(&self) -> Shape {
         self.input().shape

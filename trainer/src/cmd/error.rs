@@ -15,6 +15,7 @@ use espalier::device::emulator::EmulatorError;
 use espalier::device::firmware::FirmwareError;
 use espalier::device::footprint::FootprintError;
 use espalier::device::probe::ProbeError;
+use espalier::explain::ExplainError;
 use espalier::network::NetworkError;
 use espalier::quantise::ExportError;
 use espalier::simulate::SimulateError;
@@ -113,6 +114,9 @@ pub enum Error {
     /// See the type.
     #[error(transparent)]
     Simulate(#[from] SimulateError),
+    /// See the type.
+    #[error(transparent)]
+    Explain(#[from] ExplainError),
     /// See the type.
     #[error(transparent)]
     Board(#[from] BoardError),

@@ -20,6 +20,7 @@ pub use error::DataError;
 pub use fit::{Options, Resize};
 pub use save::save_png;
 pub use sheet::contact_sheet;
+pub(crate) use sheet::{cell, enlarged};
 
 /// Where pictures come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +92,25 @@ pub fn load(source: &Source, part: Part, options: &Options) -> Result<Dataset, D
         Source::Idx(folder) => idx::load(folder, part, options),
         Source::FashionMnist => fashion::load(part, options),
     }
+}
+
+/// Reads one picture file into this shape: its pixels as unsigned bytes, HWC.
+///
+/// # Errors
+///
+/// [`DataError::Io`] and [`DataError::BadPicture`]; [`DataError::WrongSize`] if it has another size and the rule
+/// refuses that.
+pub fn load_picture(
+    file: &Path,
+    shape: PictureShape,
+    resize: Resize,
+) -> Result<Vec<u8>, DataError> {
+    let options = Options {
+        resize,
+        ..Options::default()
+    };
+    let picture = folder::decode(file, &options.pinned(shape))?;
+    Ok(fit::pixels(picture, shape.channels))
 }
 
 #[cfg(test)]

@@ -96,13 +96,19 @@ impl FloatNetwork {
 
     /// Outputs of the head before a closing softmax: [pictures, classes].
     pub fn logits(&self, input: Tensor<4>) -> Tensor<2> {
+        self.logits_behind(vec![input])
+    }
+
+    /// The same from values that are there already: of [`Self::values`].
+    pub(crate) fn logits_behind(&self, values: Vec<Tensor<4>>) -> Tensor<2> {
         let closing = self
             .network
             .nodes
             .last()
             .is_some_and(|node| node.layer == Layer::Softmax);
-        let values = self.values(input.clone(), self.layers.len() - usize::from(closing));
-        flat(values.into_iter().next_back().unwrap_or(input))
+        let mut values = self.go_on(values, self.layers.len() - usize::from(closing));
+        // The head is a value, and there is at least the input.
+        flat(values.swap_remove(values.len() - 1))
     }
 
     /// The output of every node behind its activation, for a batch: numbers in
@@ -157,9 +163,14 @@ impl FloatNetwork {
     }
 
     /// The input and the outputs of the first `count` nodes.
-    fn values(&self, input: Tensor<4>, count: usize) -> Vec<Tensor<4>> {
-        let mut values = vec![input];
-        for (node, layer) in self.network.nodes.iter().zip(&self.layers).take(count) {
+    pub(crate) fn values(&self, input: Tensor<4>, count: usize) -> Vec<Tensor<4>> {
+        self.go_on(vec![input], count)
+    }
+
+    /// Values of which some are there already: the input, and the outputs of the first nodes.
+    fn go_on(&self, mut values: Vec<Tensor<4>>, count: usize) -> Vec<Tensor<4>> {
+        let nodes = self.network.nodes.iter().zip(&self.layers).take(count);
+        for (node, layer) in nodes.skip(values.len() - 1) {
             values.push(layer.forward(node, &values));
         }
         values
