@@ -67,6 +67,101 @@ fn build_reports_every_step() {
     );
 }
 
+/// What an HTML document of this project may be made of.
+#[derive(Default)]
+struct Html {
+    ids: Vec<String>,
+    /// Where links and pictures come from.
+    references: Vec<String>,
+    tags: Vec<String>,
+    text: String,
+}
+
+impl Html {
+    /// Reads it, and fails where a tag is not closed or does not parse.
+    fn parse(html: &str) -> Self {
+        use html5gum::{Token, Tokenizer};
+        const VOID: [&str; 4] = ["meta", "img", "br", "hr"];
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let (mut page, mut open) = (Self::default(), Vec::new());
+        for token in Tokenizer::new(html) {
+            match token.unwrap() {
+                Token::StartTag(tag) => {
+                    let name = text(&tag.name);
+                    for (key, value) in &tag.attributes {
+                        match text(key).as_str() {
+                            "id" => page.ids.push(text(value)),
+                            "src" | "href" | "xlink:href" | "srcset" | "action" => {
+                                page.references.push(text(value));
+                            }
+                            _ => {}
+                        }
+                    }
+                    if !tag.self_closing && !VOID.contains(&name.as_str()) {
+                        open.push(name.clone());
+                    }
+                    page.tags.push(name);
+                }
+                Token::EndTag(tag) => assert_eq!(open.pop(), Some(text(&tag.name))),
+                Token::String(words) => page.text += &text(&words),
+                Token::Error(error) => panic!("{error:?}"),
+                _ => {}
+            }
+        }
+        assert!(open.is_empty(), "{open:?} are never closed");
+        page
+    }
+}
+
+#[test]
+fn the_report_stands_alone_and_has_every_section() {
+    let built = Built::example();
+    let file = built.path().join(built.report["report"].as_str().unwrap());
+    let html = std::fs::read_to_string(file).unwrap();
+    let page = Html::parse(&html);
+    for section in [
+        "data",
+        "training",
+        "compression",
+        "answers",
+        "footprint",
+        "mistakes",
+    ] {
+        assert!(page.ids.iter().any(|id| id == section), "no {section}");
+    }
+    // Nothing comes from elsewhere, and nothing runs.
+    for reference in &page.references {
+        let inside = match reference.strip_prefix('#') {
+            Some(id) => page.ids.iter().any(|known| known == id),
+            None => reference.starts_with("data:image/png;base64,"),
+        };
+        assert!(inside, "{reference:.60}");
+    }
+    for outside in [
+        "http",
+        "url(",
+        "@import",
+        "javascript:",
+        "<link",
+        "<iframe",
+        "<object",
+    ] {
+        assert!(!html.contains(outside), "{outside}");
+    }
+    let count = |tag: &str| page.tags.iter().filter(|name| *name == tag).count();
+    assert_eq!((count("script"), count("style")), (0, 1));
+    // Loss and accuracy of the training and the fine-tuning; the sheet, and eight mistakes.
+    assert_eq!((count("svg"), count("img")), (4, 1 + 8));
+    let accuracy = 100.0 * number(&built.report, "/simulate/accuracy");
+    for words in [&format!("{accuracy:.1} %"), "ankle-boot", "fine-tuned"] {
+        assert!(page.text.contains(words), "no {words}");
+    }
+    for epochs in ["out/float.curve.csv", "out/pruned.curve.csv"] {
+        let curve = std::fs::read_to_string(built.path().join(epochs)).unwrap();
+        assert!(curve.lines().count() > 2, "{curve}");
+    }
+}
+
 #[test]
 fn build_measures_the_chip() {
     if !can_emulate("build_measures_the_chip") {

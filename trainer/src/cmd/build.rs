@@ -20,6 +20,7 @@ use super::compress::{self, Compressed};
 use super::export::{self, Exported};
 use super::footprint::Cost;
 use super::project::{ProjectPath, stop_on_ctrl_c};
+use super::report;
 use super::run::Compared;
 use super::train::{self, Trained};
 use super::{Error, model::parse};
@@ -55,20 +56,21 @@ pub struct Cmd {
 /// What every step gave.
 #[derive(Serialize)]
 pub struct Built {
-    train: Trained,
-    compress: Compressed,
-    export: Exported,
-    simulate: Score,
+    pub train: Trained,
+    pub compress: Compressed,
+    pub export: Exported,
+    pub simulate: Score,
     /// Nothing where there is no compiler for the chip or no emulator.
-    footprint: Option<Cost>,
-    run: Option<Compared>,
+    pub footprint: Option<Cost>,
+    pub run: Option<Compared>,
     /// Why the last two are missing.
     #[serde(skip_serializing_if = "Option::is_none")]
-    not_measured: Option<String>,
+    pub not_measured: Option<String>,
     /// What costs more, or does worse, than the budget allows.
-    over_budget: Vec<String>,
+    pub over_budget: Vec<String>,
     seconds: f64,
     receipt: PathBuf,
+    report: PathBuf,
 }
 
 impl Cmd {
@@ -91,12 +93,14 @@ impl Cmd {
             over_budget: Vec::new(),
             seconds: 0.0,
             receipt: project.output(RECEIPT),
+            report: project.output(report::FILE),
         };
         match measure(&board, &model, &pictures.test) {
             Ok((cost, compared)) => (built.footprint, built.run) = (Some(cost), Some(compared)),
             Err(missing) => built.not_measured = Some(missing_tool(missing)?),
         }
         built.over_budget = built.compare_with(&project.budget);
+        report::write(&project, &pictures, &board, &model, &built)?;
         built.seconds = begin.elapsed().as_secs_f64();
         built.save_receipt()?;
         Ok(built)
@@ -272,6 +276,7 @@ impl fmt::Display for Built {
         writeln!(f, "checkpoints   {}", float.checkpoint.display())?;
         writeln!(f, "              {}", pruned.checkpoint.display())?;
         writeln!(f, "receipt       {}", self.receipt.display())?;
+        writeln!(f, "report        {}", self.report.display())?;
         write!(f, "took          {:.0} s", self.seconds)
     }
 }

@@ -193,7 +193,7 @@ impl Cmd {
         let (before, after) = (loaded.classifier(), other_loaded.classifier());
         compare::check(before, after)?;
         let shape = before.shape();
-        let occlusion = Occlusion::new(shape, self.cell, self.baseline)?;
+        let occlusion = self.cells(shape)?;
         let pictures = self.test_pictures(shape, loaded.resize())?;
         let pairs = compare::compare(before, after, &pictures, &occlusion);
         let sheet = self.out.join("compare.png");
@@ -213,6 +213,12 @@ impl Cmd {
             cell: pairs[0].cells[0].side,
             sheet,
         })
+    }
+
+    fn cells(&self, shape: PictureShape) -> Result<Occlusion, ExplainError> {
+        let sevenths = Occlusion::new(shape, self.baseline);
+        self.cell
+            .map_or(Ok(sevenths), |cell| sevenths.with_cell(cell))
     }
 
     /// At least one.
@@ -338,7 +344,7 @@ impl Subject<'_> {
     }
 
     fn occlusion(&self) -> Result<(Found, Heatmap), ExplainError> {
-        let occlusion = Occlusion::new(self.shape, self.cmd.cell, self.cmd.baseline)?;
+        let occlusion = self.cmd.cells(self.shape)?;
         let cells = occlusion.of(self.network, &self.pixels, self.class);
         let map = occlusion.map(&cells);
         let region = cells.region();

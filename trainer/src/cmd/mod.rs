@@ -14,6 +14,7 @@ mod model;
 mod network;
 mod new;
 mod project;
+mod report;
 mod run;
 mod sensitivity;
 mod simulate;

@@ -18,7 +18,7 @@ mod sheet;
 pub use dataset::{Dataset, Picture, PictureShape};
 pub use error::DataError;
 pub use fit::{Options, Resize};
-pub use save::save_png;
+pub use save::{png, save_png};
 pub use sheet::contact_sheet;
 pub(crate) use sheet::{cell, enlarged};
 

@@ -162,7 +162,7 @@ mod tests {
     fn a_network_looks_where_it_looks() {
         let weights: Vec<f32> = (0..15).map(|i| i as f32).collect();
         let (before, after) = (Weighted(weights, SHAPE), Weighted(vec![1.0; 15], SHAPE));
-        let occlusion = Occlusion::new(SHAPE, Some(1), 0).unwrap();
+        let occlusion = Occlusion::new(SHAPE, 0);
         let pictures = [vec![1; 15], vec![2; 15]];
         check(&before, &after).unwrap();
         let summary = |after| Summary::new(&compare(&before, after, &pictures, &occlusion));

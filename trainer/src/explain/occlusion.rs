@@ -32,13 +32,18 @@ pub struct Cells {
 }
 
 impl Occlusion {
-    /// Squares of `cell` pixels side by side, a seventh of the longer side where not given,
-    /// which are painted with one grey.
-    pub fn new(shape: PictureShape, cell: Option<usize>, grey: u8) -> Result<Self, ExplainError> {
-        let longer = shape.height.max(shape.width);
-        let cell = cell.unwrap_or(longer.div_ceil(CELLS));
+    /// Squares side by side, a seventh of the longer side each, which are painted with one
+    /// grey.
+    pub fn new(shape: PictureShape, grey: u8) -> Self {
+        let cell = shape.height.max(shape.width).div_ceil(CELLS);
+        Self { shape, cell, grey }
+    }
+
+    /// The same with squares of this many pixels, 1 to the longer side.
+    pub fn with_cell(self, cell: usize) -> Result<Self, ExplainError> {
+        let longer = self.shape.height.max(self.shape.width);
         let cell = in_range("cell", cell, 1..=longer)?;
-        Ok(Self { shape, cell, grey })
+        Ok(Self { cell, ..self })
     }
 
     /// How much the logit of `class` falls with each cell covered.
@@ -146,7 +151,7 @@ pub(crate) mod tests {
     fn a_drop_is_what_the_cell_gave() {
         let weights: Vec<f32> = (0..15).map(|i| (i % 4) as f32).collect();
         let pixels: Vec<u8> = (0..15).map(|i| 10 + i).collect();
-        let occlusion = Occlusion::new(SHAPE, Some(2), 7).unwrap();
+        let occlusion = Occlusion::new(SHAPE, 7).with_cell(2).unwrap();
         let cells = occlusion.of(&Weighted(weights.clone(), SHAPE), &pixels, 0);
         assert_eq!((cells.rows, cells.columns), (3, 2));
         let gives = |pixel: usize| f32::from(pixels[pixel] - 7) * weights[pixel];
@@ -170,17 +175,16 @@ pub(crate) mod tests {
 
     #[test]
     fn cells_are_a_seventh_or_what_was_asked_for() {
-        let of = |side: usize, cell| {
+        let of = |height| {
             let shape = PictureShape {
-                height: side,
+                height,
                 width: 1,
                 channels: 1,
             };
-            Occlusion::new(shape, cell, 0).map(|occlusion| occlusion.cell)
+            Occlusion::new(shape, 0)
         };
-        assert_eq!(of(28, None).unwrap(), 4);
-        assert_eq!(of(3, None).unwrap(), 1);
-        assert_eq!(of(28, Some(28)).unwrap(), 28);
-        assert!(of(28, Some(29)).is_err() && of(28, Some(0)).is_err());
+        assert_eq!((of(28).cell, of(3).cell), (4, 1));
+        assert_eq!(of(28).with_cell(28).unwrap().cell, 28);
+        assert!(of(28).with_cell(29).is_err() && of(28).with_cell(0).is_err());
     }
 }

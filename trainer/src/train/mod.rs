@@ -4,6 +4,7 @@
 //! same bits on the same machine, also where it was stopped and resumed.
 
 mod batch;
+mod curve;
 mod progress;
 mod run;
 mod schedule;
@@ -28,6 +29,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::{Dataset, PictureShape};
 use crate::network::{FloatNetwork, NetworkError, numbers, pictures_to_tensor};
 
+pub use curve::{Curve, Epoch};
 pub(crate) use run::{Constraint, Job, run};
 pub use start::start;
 pub(crate) use teacher::Lesson;
@@ -144,6 +146,9 @@ pub struct Hooks<'a> {
     pub save: Option<&'a Path>,
     /// How often, or less often where saving takes long.
     pub save_every: Duration,
+    /// Where loss and accuracy of each epoch are written, whenever the training is saved
+    /// and at its end.
+    pub curve: Option<&'a Path>,
     /// First word of the progress bar.
     pub label: &'a str,
 }
@@ -157,6 +162,7 @@ impl Default for Hooks<'_> {
             stop: &NEVER,
             save: None,
             save_every: Duration::from_secs(30),
+            curve: None,
             label: "train",
         }
     }
@@ -171,6 +177,14 @@ pub enum TrainError {
     /// A network.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// The curve cannot be read or written.
+    #[error("{}: {source}", file.display())]
+    Curve {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Stopped on request.
     #[error("interrupted after step {step} of {steps}; {}", how_to_resume(file))]
     Interrupted {
@@ -508,6 +522,36 @@ pub(crate) mod tests {
 
     fn train_with(start: Checkpoint, options: &TrainOptions) -> Result<Checkpoint, TrainError> {
         train(start, &data(), options, &augmentation(), &Hooks::default())
+    }
+
+    #[test]
+    fn a_curve_has_every_epoch_in_one_go_or_in_many() {
+        let folder = tempfile::tempdir().unwrap();
+        let [whole, stopped] = ["whole.csv", "stopped.csv"].map(|name| folder.path().join(name));
+        let with_curve = |start, file, hooks: Hooks| {
+            let hooks = Hooks {
+                curve: Some(file),
+                ..hooks
+            };
+            train(start, &data(), &options(), &augmentation(), &hooks)
+        };
+        with_curve(untrained(false), &whole, Hooks::default()).unwrap();
+        in_single_steps(untrained(false), |start, hooks| {
+            let hooks = Hooks {
+                stop: hooks.stop,
+                save: hooks.save,
+                ..Hooks::default()
+            };
+            with_curve(start, &stopped, hooks)
+        });
+        for file in [&whole, &stopped] {
+            let curve = Curve::load(file).unwrap().unwrap();
+            assert_eq!(curve.epochs.len(), options().epochs);
+            let sane = |epoch: &Epoch| epoch.loss > 0.0 && (0.0..=1.0).contains(&epoch.accuracy);
+            assert!(curve.epochs.iter().all(sane), "{curve:?}");
+        }
+        let epochs = Curve::load(&whole).unwrap().unwrap().epochs;
+        assert!(epochs[2].loss < epochs[0].loss, "{epochs:?}");
     }
 
     #[test]

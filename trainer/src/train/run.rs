@@ -1,5 +1,6 @@
 //! The training loop.
 
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -9,6 +10,7 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Bytes, Device, Tensor};
 
 use super::batch::{Batches, Prepared, Shard};
+use super::curve::Curve;
 use super::progress::Progress;
 use super::schedule::rate;
 use super::teacher::{Lesson, Taught};
@@ -75,6 +77,7 @@ pub(crate) fn run(start: Checkpoint, job: &Job) -> Result<Checkpoint, TrainError
         }
     }
     run.constrain();
+    run.save_curve()?;
     run.checkpoint.tensors = run.network.to_tensors();
     Ok(run.checkpoint)
 }
@@ -92,6 +95,7 @@ struct Run<'a> {
     shard: usize,
     device: Device,
     progress: Progress,
+    curve: Curve,
     /// Finished steps.
     step: usize,
     steps: usize,
@@ -109,6 +113,7 @@ impl<'a> Run<'a> {
             Some(state) => resume(state, job)?,
         };
         Ok(Self {
+            curve: curve(job, step / batches.per_epoch)?,
             progress: Progress::new(job.hooks.label, step, steps, batches.per_epoch),
             masks: job.constraint.map(|_| network.masks()),
             workers: Workers::new(),
@@ -154,6 +159,10 @@ impl<'a> Run<'a> {
         self.update(results);
         self.step += 1;
         self.progress.step(loss, right, pictures);
+        self.curve.step(loss, right, pictures);
+        if self.step.is_multiple_of(self.batches.per_epoch) {
+            self.curve.end_epoch();
+        }
         Ok(())
     }
 
@@ -247,7 +256,32 @@ impl<'a> Run<'a> {
         });
         let saved = self.checkpoint.save(file);
         self.checkpoint.training = None;
-        Ok(saved?)
+        saved?;
+        self.save_curve()
+    }
+
+    fn save_curve(&self) -> Result<(), TrainError> {
+        let saved = self.job.hooks.curve.map(|file| {
+            let wrong = |source| curve_error(file, source);
+            self.curve.save(file).map_err(wrong)
+        });
+        saved.unwrap_or(Ok(()))
+    }
+}
+
+/// The curve of the finished epochs.
+fn curve(job: &Job, epochs: usize) -> Result<Curve, TrainError> {
+    let Some(file) = job.hooks.curve.filter(|_| epochs > 0) else {
+        return Ok(Curve::default());
+    };
+    let curve = Curve::load(file).map_err(|source| curve_error(file, source))?;
+    Ok(curve.unwrap_or_default().take(epochs))
+}
+
+fn curve_error(file: &Path, source: std::io::Error) -> TrainError {
+    TrainError::Curve {
+        file: file.to_owned(),
+        source,
     }
 }
 
