@@ -386,7 +386,7 @@ fn in_the_descriptor() -> Vec<(ParseError, ParseError)> {
             resealed(&bytes, DESCRIPTOR.start, &[at.end as u8 - 25]),
         ),
         (
-            ParseError::Stray { offset: at.end },
+            unreadable(at.end),
             resealed(&bytes, DESCRIPTOR.start, &[at.end as u8 - 23]),
         ),
         (

@@ -1,6 +1,5 @@
 //! One inference.
 
-use crate::argmax;
 use crate::kernels::conv2d::{Conv2d, conv2d};
 use crate::kernels::dense::dense;
 use crate::kernels::depthwise_conv2d::{DepthwiseConv2d, depthwise_conv2d};
@@ -10,6 +9,7 @@ use crate::kernels::target::{add, max_pool2d};
 use crate::kernels::{Input, Memory, Output, View};
 use crate::layer::{Layer, Window};
 use crate::model::{Data, Model, Step, Tensor};
+use crate::{argmax, margin};
 
 /// The arena is smaller than the model's plan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -86,6 +86,14 @@ impl<'m, 'a> Engine<'m, 'a> {
     /// or of certain answers, are still apart. Anything before the first inference.
     pub fn answer(&self) -> usize {
         argmax(self.logits())
+    }
+
+    /// Whether the last inference is sure enough of its answer: whether the largest of the
+    /// logits is as far above the second as [`Model::confidence`] asks for. A comparison of
+    /// integers, the same on every machine.
+    pub fn is_sure(&self) -> bool {
+        let confidence = self.model.confidence();
+        confidence.is_none_or(|confidence| margin(self.logits()) >= confidence.margin)
     }
 
     /// What the last inference has computed for each class, before a softmax; scale and zero

@@ -214,6 +214,10 @@ impl Section for ExportOptions {
             "prefer",
             "What decides which layers are stored without their zeros: speed, size or ram (none is)",
         ),
+        (
+            "abstain",
+            "Share of right answers among those that are given, such as 0.95: the model says of others that it is not sure",
+        ),
     ];
 }
 
@@ -324,6 +328,11 @@ impl Project {
         if let Some(share) = self.data.validation.filter(|share| !open(share)) {
             let between = "a share above 0 and below 1, such as 0.1";
             return range("data.validation", share.to_string(), between);
+        }
+        let share = |share: &f64| *share > 0.0 && *share <= 1.0;
+        if let Some(wanted) = self.export.abstain.filter(|wanted| !share(wanted)) {
+            let fraction = "a fraction of 1 above 0, such as 0.95";
+            return range("export.abstain", wanted.to_string(), fraction);
         }
         if let Some(accuracy) = self.budget.accuracy.filter(|a| !(0.0..=1.0).contains(a)) {
             let fraction = "a fraction of 1, such as 0.85";
@@ -454,6 +463,7 @@ mod tests {
             ("[train]\nbatch = 0", "train.batch"),
             ("[compress]\nsparsity = 1.5", "compress.sparsity"),
             ("[budget]\naccuracy = 85.0", "budget.accuracy"),
+            ("[export]\nabstain = 95", "export.abstain"),
         ] {
             let message = load(&format!("{MINIMAL}{line}\n"), &[])
                 .unwrap_err()

@@ -6,6 +6,7 @@
 pub mod augment;
 pub mod checkpoint;
 pub mod compress;
+pub mod confidence;
 pub mod config;
 pub mod data;
 pub mod device;

@@ -9,7 +9,7 @@ use crate::data::{Dataset, Options};
 use crate::score::Score;
 
 /// A data set that a model cannot answer.
-#[derive(Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SimulateError {
     /// Other classes.
     #[error(
@@ -34,6 +34,17 @@ pub fn options(model: &Model) -> Options {
     }
 }
 
+/// What the model makes of a picture.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Decision {
+    /// The class with the largest logit.
+    pub answer: usize,
+    /// [`shared::margin`] of the logits, in steps of int8.
+    pub margin: u8,
+    /// The outputs before a softmax, as real numbers.
+    pub logits: Vec<f32>,
+}
+
 /// The class that the model finds in every picture, on all cores. Pictures must have the
 /// shape of [`options`].
 pub fn answers(model: &Model, dataset: &Dataset) -> Vec<usize> {
@@ -49,12 +60,28 @@ pub fn logits<'p>(
     model: &Model,
     pictures: impl IndexedParallelIterator<Item = &'p [u8]>,
 ) -> Vec<Vec<f32>> {
-    let tensor = model.logits();
-    let real = |&q: &i8| tensor.scale * f32::from(i16::from(q) - i16::from(tensor.zero_point));
     infer(model, pictures, |engine, fill| {
         engine.infer(fill);
-        engine.logits().iter().map(real).collect()
+        reals(model, engine.logits())
     })
+}
+
+/// Answers, margins and logits of every picture, likewise.
+pub fn decisions(model: &Model, dataset: &Dataset) -> Vec<Decision> {
+    infer(model, pixels(dataset), |engine, fill| {
+        engine.infer(fill);
+        Decision {
+            answer: engine.answer(),
+            margin: shared::margin(engine.logits()),
+            logits: reals(model, engine.logits()),
+        }
+    })
+}
+
+fn reals(model: &Model, logits: &[i8]) -> Vec<f32> {
+    let tensor = model.logits();
+    let real = |&q: &i8| tensor.scale * f32::from(i16::from(q) - i16::from(tensor.zero_point));
+    logits.iter().map(real).collect()
 }
 
 /// Outputs of the model for every picture, one after the other, likewise.
@@ -106,7 +133,10 @@ pub fn simulate(model: &Model, dataset: &Dataset) -> Result<Score, SimulateError
 }
 
 /// The data with labels that count as the model's outputs do.
-fn in_order_of<'d>(model: &Model, dataset: &'d Dataset) -> Result<Cow<'d, Dataset>, SimulateError> {
+pub(crate) fn in_order_of<'d>(
+    model: &Model,
+    dataset: &'d Dataset,
+) -> Result<Cow<'d, Dataset>, SimulateError> {
     let names: Vec<&str> = model.class_names().collect();
     if names.is_empty() || names == dataset.classes {
         return Ok(Cow::Borrowed(dataset));

@@ -113,6 +113,7 @@ pub struct Model<'a> {
     /// them would cost more RAM than a small chip has.
     names: &'a [u8],
     nodes: &'a [u8],
+    confidence: Option<Confidence>,
     weights_start: u32,
     tensors: Vec<Tensor, MAX_TENSORS>,
     /// Bit `i` is set where tensor `i` is never stored: a convolution's output
@@ -204,6 +205,11 @@ impl<'a> Model<'a> {
             rest = left;
             Some(name)
         })
+    }
+
+    /// When it is sure enough to answer; always, where there is nothing.
+    pub fn confidence(&self) -> Option<Confidence> {
+        self.confidence
     }
 
     /// How a picture becomes an input.

@@ -132,7 +132,7 @@ impl Cmd {
             false => train::step(project, pictures, self.resume, &stop)?,
         };
         let (pruned, compressed) = compress::step(project, pictures, float, pruning, &stop)?;
-        let (model, exported) = export::step(project, &pictures.train, &pruned)?;
+        let (model, exported) = export::step(project, pictures, &pruned)?;
         Ok((trained, compressed, exported, model))
     }
 }

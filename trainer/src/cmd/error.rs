@@ -7,6 +7,7 @@ use espalier::compress::cost::CostError;
 use espalier::compress::scale::ScaleError;
 use espalier::compress::search::SearchError;
 use espalier::compress::structured::StructuredError;
+use espalier::confidence::ConfidenceError;
 use espalier::config::ConfigError;
 use espalier::data::{DataError, PictureShape};
 use espalier::device::board::BoardError;
@@ -117,6 +118,9 @@ pub enum Error {
     /// See the type.
     #[error(transparent)]
     Explain(#[from] ExplainError),
+    /// See the type.
+    #[error(transparent)]
+    Confidence(#[from] ConfidenceError),
     /// See the type.
     #[error(transparent)]
     Board(#[from] BoardError),
