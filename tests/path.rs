@@ -278,6 +278,104 @@ fn int8_answers_as_float_does() {
     );
 }
 
+/// The example's model with a margin that a part of its answers does not have.
+fn unsure_model(path: &Path) -> Vec<u8> {
+    let bytes = std::fs::read(path.join("out/model.esp")).unwrap();
+    let confidence = shared::model::Confidence {
+        temperature: 1.5,
+        margin: 20,
+        pictures: 40,
+        answered: 30,
+        correct: 20,
+    };
+    espalier::quantise::with_confidence(&bytes, &confidence).unwrap()
+}
+
+#[test]
+fn a_margin_leaves_good_answers() {
+    let path = Built::example().path();
+    let text = std::fs::read_to_string(path.join("espalier.toml")).unwrap();
+    let text = text.replacen("[data]", "[data]\nvalidation = 0.5", 1);
+    let text = text + "\n[output]\nfolder = 'sure'\n";
+    std::fs::write(path.join("sure.toml"), text).unwrap();
+    let export = |abstain: &str| {
+        let project = ["export", "out/pruned.safetensors", "--project", "sure.toml"];
+        call(
+            path,
+            [&project[..], &["--abstain", abstain, "--json"]].concat(),
+        )
+    };
+    // It was trained on these very pictures, and has all of them right but a few.
+    let exported = export("1.0");
+    assert!(exported.success, "{}", exported.stderr);
+    let exported: Value = serde_json::from_str(&exported.stdout).unwrap();
+    let found = &exported["confidence"];
+    assert_eq!(
+        (number(found, "/pictures"), number(found, "/accuracy")),
+        (100.0, 1.0)
+    );
+    let before = number(found, "/calibration_error_before");
+    assert!(number(found, "/calibration_error") < before);
+    let bytes = std::fs::read(path.join("sure/model.esp")).unwrap();
+    let confidence = shared::Model::parse(&bytes).unwrap().confidence().unwrap();
+    assert_eq!(f64::from(confidence.margin), number(found, "/margin"));
+    // On pictures that it has not seen it is less often sure, and more often right then.
+    let simulated = json(path, ["simulate", "sure/model.esp", "."]);
+    let plain = json(path, ["simulate", "out/model.esp", "."]);
+    assert_eq!(simulated["correct"], plain["correct"]);
+    assert!(number(&simulated, "/sure/accuracy") >= number(&plain, "/accuracy"));
+    assert!(number(&simulated, "/sure/coverage") <= 1.0 && plain.get("sure").is_none());
+}
+
+#[test]
+fn chips_are_sure_of_the_same_answers() {
+    if !can_emulate("chips_are_sure_of_the_same_answers") {
+        return;
+    }
+    let path = Built::example().path();
+    let bytes = unsure_model(path);
+    std::fs::write(path.join("unsure.esp"), &bytes).unwrap();
+    let model = shared::Model::parse(&bytes).unwrap();
+    let source = espalier::data::Source::parse(".", path).unwrap();
+    let options = espalier::simulate::options(&model);
+    let mut test = espalier::data::load(&source, espalier::data::Part::Test, &options).unwrap();
+    test.pictures = test.pictures.into_iter().step_by(20).collect();
+    let inputs = espalier::simulate::inputs(&model, &test);
+    let decisions = espalier::simulate::decisions(&model, &test);
+    let sure: Vec<bool> = decisions.iter().map(|d| d.margin >= 20).collect();
+    assert!(sure.contains(&true) && sure.contains(&false));
+    for name in ["mps2-an386", "microbit"] {
+        let board = espalier::device::Board::named(name).unwrap();
+        let elf = espalier::device::firmware::build(&board).unwrap();
+        if board.admit(bytes.len(), model.arena_bytes()).is_err() {
+            continue;
+        }
+        let limit = std::time::Duration::from_secs(120);
+        let run = espalier::device::emulator::run(&board, &elf, &bytes, &inputs, limit).unwrap();
+        assert_eq!(run.sure, sure, "{name}");
+        // Its log has the class of the same answers, and "not sure" for the others.
+        let said: Vec<&str> = decisions
+            .iter()
+            .zip(&sure)
+            .map(|(decision, sure)| match sure {
+                true => test.classes[decision.answer].as_str(),
+                false => "not sure",
+            })
+            .collect();
+        let log: Vec<&String> = run
+            .log
+            .iter()
+            .filter(|l| said.iter().any(|s| l.ends_with(s)))
+            .collect();
+        assert_eq!(log.len(), said.len(), "{:?}", run.log);
+        assert!(
+            log.iter()
+                .zip(&said)
+                .all(|(line, said)| line.ends_with(said))
+        );
+    }
+}
+
 #[test]
 fn dead_channels_change_no_byte() {
     use espalier::checkpoint::Checkpoint;

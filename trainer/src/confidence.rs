@@ -56,11 +56,6 @@ pub struct Answered {
 /// Why there is no confidence.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
 pub enum ConfidenceError {
-    /// Nothing to decide on.
-    #[error(
-        "export.abstain is decided on validation pictures: set data.validation, such as 0.1, and train again"
-    )]
-    NoValidation,
     /// No margin makes answers that good.
     #[error(
         "no margin leaves answers of which {:.1} % are right: {:.1} % at best, on {pictures} validation pictures; lower export.abstain",

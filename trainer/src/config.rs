@@ -258,6 +258,12 @@ pub enum ConfigError {
         /// Which.
         source: AugmentError,
     },
+    /// Something to decide, and nothing to decide it on.
+    #[error("{}: export.abstain is decided on validation pictures; set data.validation, such as 0.1", file.display())]
+    NoValidation {
+        /// The file.
+        file: PathBuf,
+    },
     /// A value out of range.
     #[error("{}: {key} = {value} is out of range; give {range}", file.display())]
     Range {
@@ -333,6 +339,9 @@ impl Project {
         if let Some(wanted) = self.export.abstain.filter(|wanted| !share(wanted)) {
             let fraction = "a fraction of 1 above 0, such as 0.95";
             return range("export.abstain", wanted.to_string(), fraction);
+        }
+        if self.export.abstain.is_some() && self.data.validation.is_none() {
+            return Err(ConfigError::NoValidation { file: file() });
         }
         if let Some(accuracy) = self.budget.accuracy.filter(|a| !(0.0..=1.0).contains(a)) {
             let fraction = "a fraction of 1, such as 0.85";
@@ -464,6 +473,7 @@ mod tests {
             ("[compress]\nsparsity = 1.5", "compress.sparsity"),
             ("[budget]\naccuracy = 85.0", "budget.accuracy"),
             ("[export]\nabstain = 95", "export.abstain"),
+            ("[export]\nabstain = 0.9", "data.validation"),
         ] {
             let message = load(&format!("{MINIMAL}{line}\n"), &[])
                 .unwrap_err()

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use espalier::augment::Augmentation;
+use espalier::confidence::{self, Answered};
 use espalier::config::{Budget, DataOptions, Pictures, Project};
 use espalier::data::Dataset;
 use espalier::device::emulator::{self, EmulatorError};
@@ -60,6 +61,9 @@ pub struct Built {
     pub compress: Compressed,
     pub export: Exported,
     pub simulate: Score,
+    /// Of a model that need not answer, on the test part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sure: Option<Answered>,
     /// Nothing where there is no compiler for the chip or no emulator.
     pub footprint: Option<Cost>,
     pub run: Option<Compared>,
@@ -84,6 +88,7 @@ impl Cmd {
         let model = parse(&model, &exported.model)?;
         let mut built = Built {
             simulate: espalier::simulate::simulate(&model, &pictures.test)?,
+            sure: confidence::measure(&model, &pictures.test)?,
             train: trained,
             compress: compressed,
             export: exported,
@@ -261,6 +266,9 @@ impl fmt::Display for Built {
         ];
         rows.add_row(["bytes of model".to_owned()].into_iter().chain(bytes));
         writeln!(f, "{rows}")?;
+        if let Some(sure) = &self.sure {
+            writeln!(f, "sure          {}", sure.words())?;
+        }
         writeln!(f, "dead          {}, left out", self.export.dead())?;
         writeln!(f, "sparse        {}", self.export.stored(Storage::Sparse))?;
         writeln!(f, "coded         {}", self.export.stored(Storage::Coded))?;

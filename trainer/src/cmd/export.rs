@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use espalier::checkpoint::Checkpoint;
-use espalier::confidence::{self, Calibrated, ConfidenceError};
+use espalier::confidence::{self, Calibrated};
 use espalier::config::{Pictures, Project};
+use espalier::data::Dataset;
 use espalier::device::Board;
 use espalier::quantise::layout::Cost;
 use espalier::quantise::{
@@ -77,12 +78,13 @@ pub fn step(
         layouts,
     } = quantise::export(checkpoint, &ranges, &project.export)?;
     let file = project.output(MODEL);
-    let (bytes, confidence) = match project.export.abstain {
-        Some(wanted) => {
-            let (bytes, calibrated) = with_abstention(bytes, &file, pictures, wanted)?;
+    let (bytes, confidence) = match (project.export.abstain, &pictures.validation) {
+        (Some(wanted), Some(validation)) => {
+            let (bytes, calibrated) = with_abstention(&bytes, &file, validation, wanted)?;
             (bytes, Some(calibrated))
         }
-        None => (bytes, None),
+        // A project that wants to abstain has validation pictures.
+        _ => (bytes, None),
     };
     let model = parse(&bytes, &file)?;
     let arena_bytes = model.arena_bytes();
@@ -107,16 +109,14 @@ pub fn step(
 
 /// The model with a temperature, and the margin that leaves answers this good.
 fn with_abstention(
-    bytes: Vec<u8>,
+    bytes: &[u8],
     file: &Path,
-    pictures: &Pictures,
+    validation: &Dataset,
     wanted: f64,
 ) -> Result<(Vec<u8>, Calibrated), Error> {
-    let validation = pictures.validation.as_ref();
-    let validation = validation.ok_or(ConfidenceError::NoValidation)?;
-    let model = parse(&bytes, file)?;
+    let model = parse(bytes, file)?;
     let (confidence, calibrated) = confidence::calibrate(&model, validation, wanted)?;
-    let bytes = with_confidence(&bytes, &confidence).map_err(ExportError::from)?;
+    let bytes = with_confidence(bytes, &confidence).map_err(ExportError::from)?;
     Ok((bytes, calibrated))
 }
 

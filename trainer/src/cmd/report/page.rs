@@ -184,6 +184,12 @@ impl Page<'_> {
         html! {
             p { (count_of(score)) " right: " (score.percent()) ". Balanced accuracy, the mean of the recalls, is "
                 (percent_of(score.balanced_accuracy)) "." }
+            @if let Some(sure) = &self.built.sure {
+                p { "It need not answer: " (sure.words()) ". What it says of the others is that it is not sure." }
+                p class="dim" { "Its scores are off by " (format!("{:.3}", sure.calibration_error))
+                    " on average (expected calibration error), at the temperature " (format!("{:.2}", sure.temperature))
+                    " that was found on validation pictures." }
+            }
             h3 { "Recall of each class" }
             table class="full" { tbody { @for class in &score.per_class { tr {
                 td { (class.class) } td { (percent_of(class.recall)) } td class="bars" { (bar(class.recall, false)) }
