@@ -824,7 +824,7 @@ fn confidence_lies_behind_the_layers() {
         assert_eq!(engine.is_sure(), margin >= 27);
         engine.is_sure()
     };
-    assert!(sure([127, -128, 127, -128, 127]) && !sure([-1; 5]));
+    assert!(sure([127, -128, 127, -128, 127]) && !sure([-1, -1, -1, -1, -18]));
     // Nothing may follow.
     let end = bytes[DESCRIPTOR.start];
     let error = resealed(&bytes, DESCRIPTOR.start, &[end + 1]);

@@ -321,10 +321,10 @@ fn a_margin_leaves_good_answers() {
     assert_eq!(f64::from(confidence.margin), number(found, "/margin"));
     // On pictures that it has not seen it is less often sure, and more often right then.
     let simulated = json(path, ["simulate", "sure/model.esp", "."]);
-    let plain = json(path, ["simulate", "out/model.esp", "."]);
-    assert_eq!(simulated["correct"], plain["correct"]);
-    assert!(number(&simulated, "/sure/accuracy") >= number(&plain, "/accuracy"));
-    assert!(number(&simulated, "/sure/coverage") <= 1.0 && plain.get("sure").is_none());
+    assert!(number(&simulated, "/sure/accuracy") > number(&simulated, "/accuracy"));
+    assert!(number(&simulated, "/sure/coverage") < 1.0);
+    let always = json(path, ["simulate", "out/model.esp", "."]);
+    assert!(always.get("sure").is_none());
 }
 
 #[test]

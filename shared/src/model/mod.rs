@@ -113,6 +113,8 @@ pub struct Model<'a> {
     /// them would cost more RAM than a small chip has.
     names: &'a [u8],
     nodes: &'a [u8],
+    /// The tensor that [`Model::logits`] gives.
+    logits: u8,
     confidence: Option<Confidence>,
     weights_start: u32,
     tensors: Vec<Tensor, MAX_TENSORS>,
@@ -181,9 +183,7 @@ impl<'a> Model<'a> {
     /// The tensor of what is computed for each class: the output, or where a softmax
     /// comes last, what that reads.
     pub fn logits(&self) -> &Tensor {
-        let softmax = self.steps().last();
-        let softmax = softmax.filter(|step| step.layer == Layer::Softmax);
-        softmax.map_or(self.output(), |step| self.tensor(step.inputs[0]))
+        self.tensor(self.logits)
     }
 
     /// Shape that goes in.

@@ -60,6 +60,7 @@ impl<'a> Model<'a> {
             input_place,
             names,
             nodes: reader.rest(),
+            logits: 0,
             confidence: None,
             weights_start: weights_start(header.descriptor_end - HEADER_BYTES) as u32,
             tensors: Vec::new(),
@@ -96,6 +97,10 @@ impl<'a> Model<'a> {
             let described = reader.described()?;
             let step = Step::new(&described, layer, block);
             block = self.push_layer(&described.0, &step)?;
+            self.logits = match step.layer {
+                Layer::Softmax => step.inputs[0],
+                _ => step.output,
+            };
         }
         Ok(block)
     }

@@ -107,7 +107,7 @@ impl Page<'_> {
         let (most, least) = (train.iter().max(), train.iter().min());
         let (most, least) = (most.copied().unwrap_or(0), least.copied().unwrap_or(0));
         html! {
-            p { "Pictures of " (height) " x " (width) " pixels, " @if channels == 1 { "grey" } @else { "in colour" } ", from "
+            p { "Pictures of " (height) " x " (width) " pixels, " @if channels == 1 { "grey" } @else { "in colour" } "; source "
                 code { (self.project.data.source.display()) } ". "
                 @if most == least { "Every class has " (most) " training pictures." }
                 @else { "The largest class has " (format!("{:.1}", most as f64 / least.max(1) as f64)) " times the training pictures of the smallest." }
