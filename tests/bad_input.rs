@@ -102,6 +102,18 @@ fn one_class_only() {
 }
 
 #[test]
+fn abstention_without_validation_pictures() {
+    let folder = project(PROJECT);
+    fs::write(
+        folder.path().join("espalier.toml"),
+        format!("{PROJECT}[export]\nabstain = 0.9\n"),
+    )
+    .unwrap();
+    let words = ["export.abstain", "data.validation"];
+    fails(folder.path(), &["build"], &words);
+}
+
+#[test]
 fn pictures_that_are_none() {
     let folder = project(PROJECT);
     let picture = folder.path().join("train/bag/zzz.png");

@@ -22,8 +22,8 @@ use shared::layer::{
     Size2,
 };
 use shared::model::{
-    CRC_RANGE, ChannelLayout, Data, HEADER_BYTES, MAX_FILE, Node, Quant, Sources, VERSION,
-    WeightLayout, crc32, weight_bytes, weights_start,
+    CRC_RANGE, ChannelLayout, Confidence, Data, HEADER_BYTES, MAX_FILE, Node, Quant, Sources,
+    VERSION, WeightLayout, crc32, weight_bytes, weights_start,
 };
 use shared::{ArenaTooSmall, Engine, Model, ParseError};
 
@@ -295,6 +295,7 @@ fn refusals() -> Vec<(ParseError, ParseError)> {
         in_the_entries(),
         in_the_codes(),
         in_the_plan(),
+        in_the_confidence(),
         left_over(),
     ]
     .concat()
@@ -386,7 +387,7 @@ fn in_the_descriptor() -> Vec<(ParseError, ParseError)> {
             resealed(&bytes, DESCRIPTOR.start, &[at.end as u8 - 25]),
         ),
         (
-            ParseError::Stray { offset: at.end },
+            unreadable(at.end),
             resealed(&bytes, DESCRIPTOR.start, &[at.end as u8 - 23]),
         ),
         (
@@ -760,6 +761,79 @@ fn in_the_plan() -> Vec<(ParseError, ParseError)> {
             placed(90, 100),
         ),
     ]
+}
+
+fn in_the_confidence() -> Vec<(ParseError, ParseError)> {
+    let good = confidence();
+    let with = |bad: Confidence| {
+        let bytes = documented().to_bytes().unwrap();
+        match espalier::quantise::with_confidence(&bytes, &bad) {
+            Err(WriteError::Refused(error)) => (ParseError::Confidence, error),
+            other => panic!("{other:?}"),
+        }
+    };
+    let temperature = |temperature| {
+        with(Confidence {
+            temperature,
+            ..good
+        })
+    };
+    vec![
+        temperature(0.0),
+        temperature(-1.0),
+        temperature(f32::INFINITY),
+        temperature(f32::NAN),
+        with(Confidence {
+            answered: 301,
+            ..good
+        }),
+        with(Confidence {
+            correct: 201,
+            ..good
+        }),
+    ]
+}
+
+fn confidence() -> Confidence {
+    Confidence {
+        temperature: 0.75,
+        margin: 27,
+        pictures: 300,
+        answered: 200,
+        correct: 190,
+    }
+}
+
+#[test]
+fn confidence_lies_behind_the_layers() {
+    let plain = documented().to_bytes().unwrap();
+    let bytes = espalier::quantise::with_confidence(&plain, &confidence()).unwrap();
+    let (at, model) = (Places::of(&plain), Model::parse(&bytes).unwrap());
+    assert_eq!(model.confidence(), Some(confidence()));
+    assert_eq!(Model::parse(&plain).unwrap().confidence(), None);
+    // As the document says: f32, u8, and three varints.
+    let said = [0, 0, 0x40, 0x3F, 27, 0xAC, 2, 0xC8, 1, 0xBE, 1];
+    assert_eq!(bytes[at.end..at.end + said.len()], said);
+    assert_eq!(model.steps().count(), 1);
+    // Only the answer that is far enough ahead counts.
+    let mut arena = vec![0; model.arena_bytes()];
+    let mut engine = shared::Engine::new(&model, &mut arena).unwrap();
+    let mut sure = |input: [i8; 5]| {
+        engine.infer(|to| to.copy_from_slice(&input));
+        let margin = shared::margin(engine.logits());
+        assert_eq!(engine.is_sure(), margin >= 27);
+        engine.is_sure()
+    };
+    assert!(sure([127, -128, 127, -128, 127]) && !sure([-1, -1, -1, -1, -18]));
+    // Nothing may follow.
+    let end = bytes[DESCRIPTOR.start];
+    let error = resealed(&bytes, DESCRIPTOR.start, &[end + 1]);
+    assert_eq!(
+        error,
+        ParseError::Stray {
+            offset: at.end + said.len()
+        }
+    );
 }
 
 /// Offsets in the file of [`documented`].

@@ -67,6 +67,101 @@ fn build_reports_every_step() {
     );
 }
 
+/// What an HTML document of this project may be made of.
+#[derive(Default)]
+struct Html {
+    ids: Vec<String>,
+    /// Where links and pictures come from.
+    references: Vec<String>,
+    tags: Vec<String>,
+    text: String,
+}
+
+impl Html {
+    /// Reads it, and fails where a tag is not closed or does not parse.
+    fn parse(html: &str) -> Self {
+        use html5gum::{Token, Tokenizer};
+        const VOID: [&str; 4] = ["meta", "img", "br", "hr"];
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let (mut page, mut open) = (Self::default(), Vec::new());
+        for token in Tokenizer::new(html) {
+            match token.unwrap() {
+                Token::StartTag(tag) => {
+                    let name = text(&tag.name);
+                    for (key, value) in &tag.attributes {
+                        match text(key).as_str() {
+                            "id" => page.ids.push(text(value)),
+                            "src" | "href" | "xlink:href" | "srcset" | "action" => {
+                                page.references.push(text(value));
+                            }
+                            _ => {}
+                        }
+                    }
+                    if !tag.self_closing && !VOID.contains(&name.as_str()) {
+                        open.push(name.clone());
+                    }
+                    page.tags.push(name);
+                }
+                Token::EndTag(tag) => assert_eq!(open.pop(), Some(text(&tag.name))),
+                Token::String(words) => page.text += &text(&words),
+                Token::Error(error) => panic!("{error:?}"),
+                _ => {}
+            }
+        }
+        assert!(open.is_empty(), "{open:?} are never closed");
+        page
+    }
+}
+
+#[test]
+fn the_report_stands_alone_and_has_every_section() {
+    let built = Built::example();
+    let file = built.path().join(built.report["report"].as_str().unwrap());
+    let html = std::fs::read_to_string(file).unwrap();
+    let page = Html::parse(&html);
+    for section in [
+        "data",
+        "training",
+        "compression",
+        "answers",
+        "footprint",
+        "mistakes",
+    ] {
+        assert!(page.ids.iter().any(|id| id == section), "no {section}");
+    }
+    // Nothing comes from elsewhere, and nothing runs.
+    for reference in &page.references {
+        let inside = match reference.strip_prefix('#') {
+            Some(id) => page.ids.iter().any(|known| known == id),
+            None => reference.starts_with("data:image/png;base64,"),
+        };
+        assert!(inside, "{reference:.60}");
+    }
+    for outside in [
+        "http",
+        "url(",
+        "@import",
+        "javascript:",
+        "<link",
+        "<iframe",
+        "<object",
+    ] {
+        assert!(!html.contains(outside), "{outside}");
+    }
+    let count = |tag: &str| page.tags.iter().filter(|name| *name == tag).count();
+    assert_eq!((count("script"), count("style")), (0, 1));
+    // Loss and accuracy of the training and the fine-tuning; the sheet, and eight mistakes.
+    assert_eq!((count("svg"), count("img")), (4, 1 + 8));
+    let accuracy = 100.0 * number(&built.report, "/simulate/accuracy");
+    for words in [&format!("{accuracy:.1} %"), "ankle-boot", "fine-tuned"] {
+        assert!(page.text.contains(words), "no {words}");
+    }
+    for epochs in ["out/float.curve.csv", "out/pruned.curve.csv"] {
+        let curve = std::fs::read_to_string(built.path().join(epochs)).unwrap();
+        assert!(curve.lines().count() > 2, "{curve}");
+    }
+}
+
 #[test]
 fn build_measures_the_chip() {
     if !can_emulate("build_measures_the_chip") {
@@ -181,6 +276,104 @@ fn int8_answers_as_float_does() {
         same >= 980,
         "float and int8 agree on {same} of 1,000 pictures only"
     );
+}
+
+/// The example's model with a margin that a part of its answers does not have.
+fn unsure_model(path: &Path) -> Vec<u8> {
+    let bytes = std::fs::read(path.join("out/model.esp")).unwrap();
+    let confidence = shared::model::Confidence {
+        temperature: 1.5,
+        margin: 20,
+        pictures: 40,
+        answered: 30,
+        correct: 20,
+    };
+    espalier::quantise::with_confidence(&bytes, &confidence).unwrap()
+}
+
+#[test]
+fn a_margin_leaves_good_answers() {
+    let path = Built::example().path();
+    let text = std::fs::read_to_string(path.join("espalier.toml")).unwrap();
+    let text = text.replacen("[data]", "[data]\nvalidation = 0.5", 1);
+    let text = text + "\n[output]\nfolder = 'sure'\n";
+    std::fs::write(path.join("sure.toml"), text).unwrap();
+    let export = |abstain: &str| {
+        let project = ["export", "out/pruned.safetensors", "--project", "sure.toml"];
+        call(
+            path,
+            [&project[..], &["--abstain", abstain, "--json"]].concat(),
+        )
+    };
+    // It was trained on these very pictures, and has all of them right but a few.
+    let exported = export("1.0");
+    assert!(exported.success, "{}", exported.stderr);
+    let exported: Value = serde_json::from_str(&exported.stdout).unwrap();
+    let found = &exported["confidence"];
+    assert_eq!(
+        (number(found, "/pictures"), number(found, "/accuracy")),
+        (100.0, 1.0)
+    );
+    let before = number(found, "/calibration_error_before");
+    assert!(number(found, "/calibration_error") < before);
+    let bytes = std::fs::read(path.join("sure/model.esp")).unwrap();
+    let confidence = shared::Model::parse(&bytes).unwrap().confidence().unwrap();
+    assert_eq!(f64::from(confidence.margin), number(found, "/margin"));
+    // On pictures that it has not seen it is less often sure, and more often right then.
+    let simulated = json(path, ["simulate", "sure/model.esp", "."]);
+    assert!(number(&simulated, "/sure/accuracy") > number(&simulated, "/accuracy"));
+    assert!(number(&simulated, "/sure/coverage") < 1.0);
+    let always = json(path, ["simulate", "out/model.esp", "."]);
+    assert!(always.get("sure").is_none());
+}
+
+#[test]
+fn chips_are_sure_of_the_same_answers() {
+    if !can_emulate("chips_are_sure_of_the_same_answers") {
+        return;
+    }
+    let path = Built::example().path();
+    let bytes = unsure_model(path);
+    std::fs::write(path.join("unsure.esp"), &bytes).unwrap();
+    let model = shared::Model::parse(&bytes).unwrap();
+    let source = espalier::data::Source::parse(".", path).unwrap();
+    let options = espalier::simulate::options(&model);
+    let mut test = espalier::data::load(&source, espalier::data::Part::Test, &options).unwrap();
+    test.pictures = test.pictures.into_iter().step_by(20).collect();
+    let inputs = espalier::simulate::inputs(&model, &test);
+    let decisions = espalier::simulate::decisions(&model, &test);
+    let sure: Vec<bool> = decisions.iter().map(|d| d.margin >= 20).collect();
+    assert!(sure.contains(&true) && sure.contains(&false));
+    for name in ["mps2-an386", "microbit"] {
+        let board = espalier::device::Board::named(name).unwrap();
+        let elf = espalier::device::firmware::build(&board).unwrap();
+        if board.admit(bytes.len(), model.arena_bytes()).is_err() {
+            continue;
+        }
+        let limit = std::time::Duration::from_secs(120);
+        let run = espalier::device::emulator::run(&board, &elf, &bytes, &inputs, limit).unwrap();
+        assert_eq!(run.sure, sure, "{name}");
+        // Its log has the class of the same answers, and "not sure" for the others.
+        let said: Vec<&str> = decisions
+            .iter()
+            .zip(&sure)
+            .map(|(decision, sure)| match sure {
+                true => test.classes[decision.answer].as_str(),
+                false => "not sure",
+            })
+            .collect();
+        let log: Vec<&String> = run
+            .log
+            .iter()
+            .filter(|l| said.iter().any(|s| l.ends_with(s)))
+            .collect();
+        assert_eq!(log.len(), said.len(), "{:?}", run.log);
+        assert!(
+            log.iter()
+                .zip(&said)
+                .all(|(line, said)| line.ends_with(said))
+        );
+    }
 }
 
 #[test]

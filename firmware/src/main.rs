@@ -140,8 +140,24 @@ fn answer(model: &Model, engine: &mut Engine, tally: &mut Tally) -> Result<u32, 
         let output = timed(engine, tally, |input| read = requests.read(input));
         read?;
         requests.write(output)?;
+        requests.write_sure(engine.is_sure())?;
+        say_answer(model, engine);
     }
     Ok(tally.runs)
+}
+
+/// The class that the last inference has found, or that it is not sure enough of it.
+#[inline(never)] // takes no stack while anything is inferred
+fn say_answer(model: &Model, engine: &Engine) {
+    if !engine.is_sure() {
+        info!("not sure");
+        return;
+    }
+    let class = engine.answer();
+    match model.class_names().nth(class) {
+        Some(name) => info!("{=str}", name),
+        None => info!("class {=usize}", class),
+    }
 }
 
 /// One inference. What `fill` costs is not counted: it is no part of the network.

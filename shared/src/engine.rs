@@ -1,6 +1,5 @@
 //! One inference.
 
-use crate::argmax;
 use crate::kernels::conv2d::{Conv2d, conv2d};
 use crate::kernels::dense::dense;
 use crate::kernels::depthwise_conv2d::{DepthwiseConv2d, depthwise_conv2d};
@@ -10,6 +9,7 @@ use crate::kernels::target::{add, max_pool2d};
 use crate::kernels::{Input, Memory, Output, View};
 use crate::layer::{Layer, Window};
 use crate::model::{Data, Model, Step, Tensor};
+use crate::{argmax, margin};
 
 /// The arena is smaller than the model's plan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -81,18 +81,27 @@ impl<'m, 'a> Engine<'m, 'a> {
             .unwrap_or_default()
     }
 
-    /// The class that the last inference has found: the position of the largest score, the
-    /// first of equals. Where a softmax comes last, scores are compared before it, where
-    /// those of small logits, or of certain answers, are still apart. Anything before the
-    /// first inference.
+    /// The class that the last inference has found: the position of the largest of the
+    /// [`Engine::logits`], the first of equals. Before a softmax the scores of small logits,
+    /// or of certain answers, are still apart. Anything before the first inference.
     pub fn answer(&self) -> usize {
-        let softmax = self.model.steps().last();
-        let softmax = softmax.filter(|step| step.layer == Layer::Softmax);
-        let scores = match softmax {
-            Some(step) => self.model.tensor(step.inputs[0]),
-            None => self.model.output(),
-        };
-        argmax(self.arena.get(scores.range()).unwrap_or_default())
+        argmax(self.logits())
+    }
+
+    /// Whether the last inference is sure enough of its answer: whether the largest of the
+    /// logits is as far above the second as [`Model::confidence`] asks for. A comparison of
+    /// integers, the same on every machine.
+    pub fn is_sure(&self) -> bool {
+        let confidence = self.model.confidence();
+        confidence.is_none_or(|confidence| margin(self.logits()) >= confidence.margin)
+    }
+
+    /// What the last inference has computed for each class, before a softmax; scale and zero
+    /// point are those of [`Model::logits`]. Anything before the first inference.
+    pub fn logits(&self) -> &[i8] {
+        self.arena
+            .get(self.model.logits().range())
+            .unwrap_or_default()
     }
 
     /// Runs a layer; `last` is the layer itself, or the max pool that a convolution

@@ -55,3 +55,32 @@ pub fn argmax(scores: &[i8]) -> usize {
     }
     best.0
 }
+
+/// How far the largest score is above the second, 0 to 255; 255 for one alone.
+pub fn margin(scores: &[i8]) -> u8 {
+    const BELOW_ALL: i16 = i8::MIN as i16 - u8::MAX as i16;
+    let (mut first, mut second) = (BELOW_ALL, BELOW_ALL);
+    for &score in scores {
+        let score = i16::from(score);
+        (first, second) = (first.max(score), second.max(first.min(score)));
+    }
+    (first - second).min(u8::MAX.into()) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::margin;
+
+    #[test]
+    fn a_margin_is_the_difference_of_the_two_largest() {
+        let margins = [
+            margin(&[3, -5, 10, 7]),
+            margin(&[10, 3, 10]),
+            margin(&[-128, 127]),
+            margin(&[-128]),
+            margin(&[127]),
+            margin(&[]),
+        ];
+        assert_eq!(margins, [3, 0, 255, 255, 255, 0]);
+    }
+}

@@ -257,7 +257,12 @@ impl Checkpoint {
                 source,
             },
         })?;
-        Reader::new(file, &bytes)?.checkpoint()
+        Self::parse(&bytes, file)
+    }
+
+    /// Checks the bytes of `file`.
+    pub fn parse(bytes: &[u8], file: &Path) -> Result<Self, CheckpointError> {
+        Reader::new(file, bytes)?.checkpoint()
     }
 
     /// Writes the file so that at every moment either the old or the new one is

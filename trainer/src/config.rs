@@ -264,6 +264,10 @@ impl Section for ExportOptions {
             "prefer",
             "What decides which layers are stored without their zeros: speed, size or ram (none is)",
         ),
+        (
+            "abstain",
+            "Share of right answers among those that are given, such as 0.95: the model says of others that it is not sure",
+        ),
     ];
 }
 
@@ -303,6 +307,12 @@ pub enum ConfigError {
         file: PathBuf,
         /// Which.
         source: AugmentError,
+    },
+    /// Something to decide, and nothing to decide it on.
+    #[error("{}: export.abstain is decided on validation pictures; set data.validation, such as 0.1", file.display())]
+    NoValidation {
+        /// The file.
+        file: PathBuf,
     },
     /// A value out of range.
     #[error("{}: {key} = {value} is out of range; give {range}", file.display())]
@@ -374,6 +384,14 @@ impl Project {
         if let Some(share) = self.data.validation.filter(|share| !open(share)) {
             let between = "a share above 0 and below 1, such as 0.1";
             return range("data.validation", share.to_string(), between);
+        }
+        let share = |share: &f64| *share > 0.0 && *share <= 1.0;
+        if let Some(wanted) = self.export.abstain.filter(|wanted| !share(wanted)) {
+            let fraction = "a fraction of 1 above 0, such as 0.95";
+            return range("export.abstain", wanted.to_string(), fraction);
+        }
+        if self.export.abstain.is_some() && self.data.validation.is_none() {
+            return Err(ConfigError::NoValidation { file: file() });
         }
         if let Some(accuracy) = self.budget.accuracy.filter(|a| !(0.0..=1.0).contains(a)) {
             let fraction = "a fraction of 1, such as 0.85";
@@ -504,6 +522,8 @@ mod tests {
             ("[train]\nbatch = 0", "train.batch"),
             ("[compress]\nsparsity = 1.5", "compress.sparsity"),
             ("[budget]\naccuracy = 85.0", "budget.accuracy"),
+            ("[export]\nabstain = 95", "export.abstain"),
+            ("[export]\nabstain = 0.9", "data.validation"),
         ] {
             let message = load(&format!("{MINIMAL}{line}\n"), &[])
                 .unwrap_err()

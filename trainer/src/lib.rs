@@ -1,14 +1,16 @@
 //! Trains a convolutional network on a small sample, compresses it, and packs it
 //! into a model file that the same engine runs on the host and on a chip.
 //!
-//! Burn appears in [`network`], [`train`] and [`quantise::calibrate()`] only.
+//! Burn appears in [`network`], [`train`], [`explain`] and [`quantise::calibrate()`] only.
 
 pub mod augment;
 pub mod checkpoint;
 pub mod compress;
+pub mod confidence;
 pub mod config;
 pub mod data;
 pub mod device;
+pub mod explain;
 pub mod file;
 pub mod network;
 pub mod plot;

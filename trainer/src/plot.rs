@@ -1,4 +1,4 @@
-//! Pictures for people: accuracy against bytes, as SVG and in the terminal.
+//! Pictures for people: accuracy against bytes, as SVG and in the terminal, and curves.
 
 use std::fmt::Write;
 
@@ -121,6 +121,56 @@ pub fn terminal(points: &[Point]) -> String {
     text
 }
 
+/// Size of a curve in pixels: large letters, for a narrow screen.
+const CURVE_SIZE: (u32, u32) = (480, 300);
+
+/// An SVG of numbers, one for each epoch from 1 on.
+pub fn curve(title: &str, values: &[f64]) -> Result<String, String> {
+    let mut text = String::new();
+    draw_curve(title, values, &mut text).map_err(|error| error.to_string())?;
+    Ok(text)
+}
+
+fn draw_curve(
+    title: &str,
+    values: &[f64],
+    to: &mut String,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let root = SVGBackend::with_string(to, CURVE_SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let spread = range(
+        values
+            .iter()
+            .copied()
+            .chain(values.is_empty().then_some(0.0)),
+        0.0,
+    );
+    let margin = 0.05 * (spread.end - spread.start).max(1e-3);
+    let mut chart = ChartBuilder::on(&root)
+        .caption(title, ("sans-serif", 20))
+        .margin(8)
+        .margin_right(20)
+        .x_label_area_size(44)
+        .y_label_area_size(52)
+        .build_cartesian_2d(
+            1..values.len().max(2),
+            spread.start - margin..spread.end + margin,
+        )?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .label_style(("sans-serif", 16))
+        .x_labels(6)
+        .y_labels(6)
+        .x_desc("epoch")
+        .draw()?;
+    let points = (1..).zip(values.iter().copied());
+    let line = LineSeries::new(points, BLUE.stroke_width(2)).point_size(2);
+    chart.draw_series(line)?;
+    root.present()?;
+    Ok(())
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -157,5 +207,14 @@ mod tests {
         assert_eq!((count('o'), count('*')), (2, 2), "{terminal}");
         // One point alone has a picture, too.
         assert!(super::terminal(&points()[..1]).contains('*'));
+    }
+
+    #[test]
+    fn a_curve_has_a_point_for_each_epoch() {
+        for values in [vec![], vec![0.0], vec![2.0, 1.0, 0.5]] {
+            let svg = curve("loss", &values).unwrap();
+            assert!(svg.contains("loss") && svg.contains("epoch"));
+            assert_eq!(svg.matches("<circle").count(), values.len());
+        }
     }
 }

@@ -96,6 +96,14 @@ pub fn percent(accuracy: f64, interval: [f64; 2]) -> String {
     format!("{:.1} % ({low:.1} to {high:.1})", 100.0 * accuracy)
 }
 
+/// exp(logit) / sum over all logits of exp: fractions of 1 that add up to 1.
+pub fn softmax(logits: &[f32]) -> Vec<f32> {
+    let most = logits.iter().copied().fold(f32::MIN, f32::max);
+    let powers: Vec<f32> = logits.iter().map(|logit| (logit - most).exp()).collect();
+    let sum: f32 = powers.iter().sum();
+    powers.iter().map(|power| power / sum).collect()
+}
+
 fn ratio(part: usize, whole: usize) -> f64 {
     part as f64 / whole.max(1) as f64
 }
@@ -141,6 +149,16 @@ mod tests {
         assert_eq!((score.correct, score.total), (3, 4));
         assert_eq!(score.confusion, [[2, 1], [0, 1]]);
         assert!((score.balanced_accuracy - (2.0 / 3.0 + 1.0) / 2.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_softmax_is_a_share_and_does_not_overflow() {
+        let shares = softmax(&[3f32.ln() + 1000.0, 1000.0, -1000.0]);
+        let close = |(a, b): (&f32, f32)| (a - b).abs() < 1e-4;
+        assert!(
+            shares.iter().zip([0.75, 0.25, 0.0]).all(close),
+            "{shares:?}"
+        );
     }
 
     #[test]

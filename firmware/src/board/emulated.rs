@@ -12,11 +12,12 @@ use shared::report::{Exit, Report};
 pub struct Requests {
     inputs: File,
     outputs: File,
+    sure: File,
     count: usize,
 }
 
 impl Requests {
-    /// Opens both files; each input has this many bytes.
+    /// Opens the files; each input has this many bytes.
     pub fn open(input_bytes: usize) -> Result<Self, Exit> {
         let inputs = File::open(c"inputs.bin").map_err(|_| broken("open inputs.bin"))?;
         let bytes = inputs
@@ -31,9 +32,11 @@ impl Requests {
             return Err(Exit::WrongInputs);
         }
         let outputs = File::create(c"outputs.bin").map_err(|_| broken("create outputs.bin"))?;
+        let sure = File::create(c"sure.bin").map_err(|_| broken("create sure.bin"))?;
         Ok(Self {
             inputs,
             outputs,
+            sure,
             count: bytes.checked_div(input_bytes).unwrap_or(0),
         })
     }
@@ -48,6 +51,13 @@ impl Requests {
         self.inputs
             .read_exact(cast_slice_mut(input))
             .map_err(|_| broken("read inputs.bin"))
+    }
+
+    /// Whether the model is sure of its answer, a byte of 0 or 1.
+    pub fn write_sure(&mut self, sure: bool) -> Result<(), Exit> {
+        self.sure
+            .write_all(&[sure.into()])
+            .map_err(|_| broken("write sure.bin"))
     }
 
     /// The answer to it.

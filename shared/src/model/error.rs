@@ -133,6 +133,10 @@ pub enum ParseError {
         /// Layer.
         layer: usize,
     },
+    /// A temperature that is not positive and finite, or more answered pictures than there
+    /// are.
+    #[error("the model's confidence makes no sense")]
+    Confidence,
     /// A tensor that nobody reads.
     #[error("tensor {tensor} is written and never read")]
     Unused {

@@ -65,6 +65,23 @@ pub struct Head {
     pub layer_count: u8,
 }
 
+/// When a model is sure enough to answer, and how often it is right then. The last value of
+/// the descriptor, which ends behind the layers where there is none.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Confidence {
+    /// What logits, as real numbers, are divided by so that their softmax says how often
+    /// such answers are right (Guo et al. 2017); positive and finite.
+    pub temperature: f32,
+    /// Least [`crate::margin`] of the logits of an answer, in steps of int8.
+    pub margin: u8,
+    /// Pictures that both were found on.
+    pub pictures: u32,
+    /// Those of them that are answered, no more than `pictures`.
+    pub answered: u32,
+    /// Those that are answered and right, no more than `answered`.
+    pub correct: u32,
+}
+
 /// real = scale * (q - zero_point).
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Quant {

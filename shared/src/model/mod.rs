@@ -113,6 +113,9 @@ pub struct Model<'a> {
     /// them would cost more RAM than a small chip has.
     names: &'a [u8],
     nodes: &'a [u8],
+    /// The tensor that [`Model::logits`] gives.
+    logits: u8,
+    confidence: Option<Confidence>,
     weights_start: u32,
     tensors: Vec<Tensor, MAX_TENSORS>,
     /// Bit `i` is set where tensor `i` is never stored: a convolution's output
@@ -177,6 +180,12 @@ impl<'a> Model<'a> {
         self.tensor(self.head.layer_count)
     }
 
+    /// The tensor of what is computed for each class: the output, or where a softmax
+    /// comes last, what that reads.
+    pub fn logits(&self) -> &Tensor {
+        self.tensor(self.logits)
+    }
+
     /// Shape that goes in.
     pub fn input_shape(&self) -> Shape {
         self.input().shape
@@ -196,6 +205,11 @@ impl<'a> Model<'a> {
             rest = left;
             Some(name)
         })
+    }
+
+    /// When it is sure enough to answer; always, where there is nothing.
+    pub fn confidence(&self) -> Option<Confidence> {
+        self.confidence
     }
 
     /// How a picture becomes an input.

@@ -60,6 +60,8 @@ impl<'a> Model<'a> {
             input_place,
             names,
             nodes: reader.rest(),
+            logits: 0,
+            confidence: None,
             weights_start: weights_start(header.descriptor_end - HEADER_BYTES) as u32,
             tensors: Vec::new(),
             unstored: 0,
@@ -71,6 +73,9 @@ impl<'a> Model<'a> {
             },
         };
         let blocks_end = model.read_layers(&mut reader)?;
+        let layers = model.nodes.len() - reader.rest().len();
+        model.nodes = model.nodes.get(..layers).unwrap_or_default();
+        model.confidence = reader.confidence()?;
         reader.finish()?;
         model.read_golden(blocks_end)?;
         model.check_parameters()?;
@@ -92,6 +97,10 @@ impl<'a> Model<'a> {
             let described = reader.described()?;
             let step = Step::new(&described, layer, block);
             block = self.push_layer(&described.0, &step)?;
+            self.logits = match step.layer {
+                Layer::Softmax => step.inputs[0],
+                _ => step.output,
+            };
         }
         Ok(block)
     }
@@ -542,6 +551,26 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(self.file.get(start..self.offset).unwrap_or_default())
+    }
+
+    /// What may lie behind the layers.
+    fn confidence(&mut self) -> Result<Option<Confidence>, ParseError> {
+        if self.rest().is_empty() {
+            return Ok(None);
+        }
+        let confidence: Confidence = self.value()?;
+        let Confidence {
+            temperature,
+            pictures,
+            answered,
+            correct,
+            ..
+        } = confidence;
+        let positive = temperature.is_finite() && temperature > 0.0;
+        match positive && correct <= answered && answered <= pictures {
+            true => Ok(Some(confidence)),
+            false => Err(ParseError::Confidence),
+        }
     }
 
     /// Nothing may be left but zeroes up to the weight section.

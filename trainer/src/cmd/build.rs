@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use espalier::augment::Augmentation;
+use espalier::confidence::{self, Answered};
 use espalier::config::{Budget, DataOptions, Pictures, Project};
 use espalier::data::Dataset;
 use espalier::device::emulator::{self, EmulatorError};
@@ -20,6 +21,7 @@ use super::compress::{self, Compressed};
 use super::export::{self, Exported};
 use super::footprint::Cost;
 use super::project::{ProjectPath, stop_on_ctrl_c};
+use super::report;
 use super::run::Compared;
 use super::simulate::recalls;
 use super::train::{self, Trained};
@@ -56,20 +58,24 @@ pub struct Cmd {
 /// What every step gave.
 #[derive(Serialize)]
 pub struct Built {
-    train: Trained,
-    compress: Compressed,
-    export: Exported,
-    simulate: Score,
+    pub train: Trained,
+    pub compress: Compressed,
+    pub export: Exported,
+    pub simulate: Score,
+    /// Of a model that need not answer, on the test part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sure: Option<Answered>,
     /// Nothing where there is no compiler for the chip or no emulator.
-    footprint: Option<Cost>,
-    run: Option<Compared>,
+    pub footprint: Option<Cost>,
+    pub run: Option<Compared>,
     /// Why the last two are missing.
     #[serde(skip_serializing_if = "Option::is_none")]
-    not_measured: Option<String>,
+    pub not_measured: Option<String>,
     /// What costs more, or does worse, than the budget allows.
-    over_budget: Vec<String>,
+    pub over_budget: Vec<String>,
     seconds: f64,
     receipt: PathBuf,
+    report: PathBuf,
 }
 
 impl Cmd {
@@ -83,6 +89,7 @@ impl Cmd {
         let model = parse(&model, &exported.model)?;
         let mut built = Built {
             simulate: espalier::simulate::simulate(&model, &pictures.test)?,
+            sure: confidence::measure(&model, &pictures.test)?,
             train: trained,
             compress: compressed,
             export: exported,
@@ -92,12 +99,14 @@ impl Cmd {
             over_budget: Vec::new(),
             seconds: 0.0,
             receipt: project.output(RECEIPT),
+            report: project.output(report::FILE),
         };
         match measure(&board, &model, &pictures.test) {
             Ok((cost, compared)) => (built.footprint, built.run) = (Some(cost), Some(compared)),
             Err(missing) => built.not_measured = Some(missing_tool(missing)?),
         }
         built.over_budget = built.compare_with(&project.budget);
+        report::write(&project, &pictures, &board, &model, &built)?;
         built.seconds = begin.elapsed().as_secs_f64();
         built.save_receipt()?;
         Ok(built)
@@ -129,7 +138,7 @@ impl Cmd {
             false => train::step(project, pictures, self.resume, &stop)?,
         };
         let (pruned, compressed) = compress::step(project, pictures, float, pruning, &stop)?;
-        let (model, exported) = export::step(project, &pictures.train, &pruned)?;
+        let (model, exported) = export::step(project, pictures, &pruned)?;
         Ok((trained, compressed, exported, model))
     }
 }
@@ -268,6 +277,9 @@ impl fmt::Display for Built {
             ("int8", int8_score),
         ]);
         writeln!(f, "{recalls}")?;
+        if let Some(sure) = &self.sure {
+            writeln!(f, "sure          {}", sure.words())?;
+        }
         writeln!(f, "dead          {}, left out", self.export.dead())?;
         writeln!(f, "sparse        {}", self.export.stored(Storage::Sparse))?;
         writeln!(f, "coded         {}", self.export.stored(Storage::Coded))?;
@@ -283,6 +295,7 @@ impl fmt::Display for Built {
         writeln!(f, "checkpoints   {}", float.checkpoint.display())?;
         writeln!(f, "              {}", pruned.checkpoint.display())?;
         writeln!(f, "receipt       {}", self.receipt.display())?;
+        writeln!(f, "report        {}", self.report.display())?;
         write!(f, "took          {:.0} s", self.seconds)
     }
 }

@@ -43,6 +43,8 @@ const SEARCH: &str = "search.json";
 const RECEIPT: &str = "compress.json";
 /// Accuracy against bytes of all trials.
 const PARETO: &str = "pareto.svg";
+/// How the fine-tuning went, epoch by epoch.
+pub const CURVE: &str = "pruned.curve.csv";
 /// The emulated board whose figures stand for a real one.
 const EMULATED: &str = "mps2-an386";
 
@@ -218,7 +220,7 @@ pub fn step(
     };
     if !summary.trials.is_empty() {
         let file = project.output(PARETO);
-        let svg = plot::svg("Trials of the search", &summary.points());
+        let svg = summary.plot();
         save(
             &file,
             svg.map_err(std::io::Error::other),
@@ -282,8 +284,11 @@ struct Work<'a> {
 impl Work<'_> {
     fn compress(&mut self, resume: bool) -> Result<Checkpoint, Error> {
         let project = self.project;
-        let unfinished = project.output(UNFINISHED);
+        let (unfinished, curve) = (project.output(UNFINISHED), project.output(CURVE));
         let searched = project.compress.is_search();
+        if !resume {
+            super::project::remove(&curve);
+        }
         if resume && !is_unfinished(project) {
             return Err(Error::NothingToResume(project.output("")));
         }
@@ -302,6 +307,7 @@ impl Work<'_> {
             stop: self.stop,
             save: Some(&unfinished),
             save_every: SAVE_EVERY,
+            curve: Some(&curve),
             label: "compress",
         };
         let (data, train) = (&self.data.train, project.train_options());
@@ -541,6 +547,11 @@ fn words(trial: &Trial) -> String {
 }
 
 impl Compressed {
+    /// Accuracy against bytes as an SVG.
+    pub fn plot(&self) -> Result<String, String> {
+        plot::svg("Trials of the search", &self.points())
+    }
+
     /// Of the trials, and of what the network was and is.
     fn points(&self) -> Vec<Point> {
         let point = |label: Option<&str>, bytes: usize, accuracy: f64| Point {

@@ -7,6 +7,7 @@ use espalier::compress::cost::CostError;
 use espalier::compress::scale::ScaleError;
 use espalier::compress::search::SearchError;
 use espalier::compress::structured::StructuredError;
+use espalier::confidence::ConfidenceError;
 use espalier::config::ConfigError;
 use espalier::data::{DataError, PictureShape};
 use espalier::device::board::BoardError;
@@ -15,6 +16,7 @@ use espalier::device::emulator::EmulatorError;
 use espalier::device::firmware::FirmwareError;
 use espalier::device::footprint::FootprintError;
 use espalier::device::probe::ProbeError;
+use espalier::explain::ExplainError;
 use espalier::network::NetworkError;
 use espalier::quantise::ExportError;
 use espalier::simulate::SimulateError;
@@ -113,6 +115,12 @@ pub enum Error {
     /// See the type.
     #[error(transparent)]
     Simulate(#[from] SimulateError),
+    /// See the type.
+    #[error(transparent)]
+    Explain(#[from] ExplainError),
+    /// See the type.
+    #[error(transparent)]
+    Confidence(#[from] ConfidenceError),
     /// See the type.
     #[error(transparent)]
     Board(#[from] BoardError),

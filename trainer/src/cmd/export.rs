@@ -1,15 +1,18 @@
 //! `espalier export`: a checkpoint as a model file.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use espalier::checkpoint::Checkpoint;
-use espalier::config::Project;
+use espalier::confidence::{self, Calibrated};
+use espalier::config::{Pictures, Project};
 use espalier::data::Dataset;
 use espalier::device::Board;
 use espalier::quantise::layout::Cost;
-use espalier::quantise::{self, Choice, DeadChannels, ExportOptions, calibrate};
+use espalier::quantise::{
+    self, Choice, DeadChannels, ExportError, ExportOptions, calibrate, with_confidence,
+};
 use serde::Serialize;
 use shared::kernels::Storage;
 
@@ -44,6 +47,9 @@ pub struct Exported {
     pub dead_channels: Vec<DeadChannels>,
     /// How each layer with weights is stored, and what it would cost otherwise.
     pub layouts: Vec<Choice>,
+    /// When the model answers, where it need not always.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<Calibrated>,
     pub model: PathBuf,
 }
 
@@ -53,7 +59,7 @@ impl Cmd {
         let project = Project::load(&self.project, &[self.export.table()])?;
         let checkpoint = Checkpoint::load(&self.checkpoint)?;
         let pictures = project.pictures()?;
-        Ok(step(&project, &pictures.train, &checkpoint)?.1)
+        Ok(step(&project, &pictures, &checkpoint)?.1)
     }
 }
 
@@ -61,17 +67,25 @@ impl Cmd {
 /// here, before anything is written.
 pub fn step(
     project: &Project,
-    train: &Dataset,
+    pictures: &Pictures,
     checkpoint: &Checkpoint,
 ) -> Result<(Vec<u8>, Exported), Error> {
     let board = Board::named(&project.board.name)?;
-    let ranges = calibrate(checkpoint, train, &project.export)?;
+    let ranges = calibrate(checkpoint, &pictures.train, &project.export)?;
     let quantise::Exported {
         bytes,
         dead_channels,
         layouts,
     } = quantise::export(checkpoint, &ranges, &project.export)?;
     let file = project.output(MODEL);
+    let (bytes, confidence) = match (project.export.abstain, &pictures.validation) {
+        (Some(wanted), Some(validation)) => {
+            let (bytes, calibrated) = with_abstention(&bytes, &file, validation, wanted)?;
+            (bytes, Some(calibrated))
+        }
+        // A project that wants to abstain has validation pictures.
+        _ => (bytes, None),
+    };
     let model = parse(&bytes, &file)?;
     let arena_bytes = model.arena_bytes();
     let (params, nonzeros) = parameters(&model);
@@ -87,9 +101,23 @@ pub fn step(
         nonzeros,
         dead_channels,
         layouts,
+        confidence,
         model: file,
     };
     Ok((bytes, summary))
+}
+
+/// The model with a temperature, and the margin that leaves answers this good.
+fn with_abstention(
+    bytes: &[u8],
+    file: &Path,
+    validation: &Dataset,
+    wanted: f64,
+) -> Result<(Vec<u8>, Calibrated), Error> {
+    let model = parse(bytes, file)?;
+    let (confidence, calibrated) = confidence::calibrate(&model, validation, wanted)?;
+    let bytes = with_confidence(bytes, &confidence).map_err(ExportError::from)?;
+    Ok((bytes, calibrated))
 }
 
 impl Exported {
@@ -166,6 +194,17 @@ impl fmt::Display for Exported {
         writeln!(f, "model  {} bytes", thousands(self.model_bytes as u64))?;
         writeln!(f, "arena  {} bytes", thousands(self.arena_bytes as u64))?;
         writeln!(f, "dead   {}, left out", self.dead())?;
+        if let Some(calibrated) = &self.confidence {
+            writeln!(f, "sure   validation: {}", calibrated.answered.words())?;
+            writeln!(
+                f,
+                "       where logits are {} steps apart; calibration error {:.3}, {:.3} at temperature {:.2}",
+                calibrated.margin,
+                calibrated.calibration_error_before,
+                calibrated.answered.calibration_error,
+                calibrated.answered.temperature
+            )?;
+        }
         writeln!(f, "{}", self.layouts())?;
         writeln!(
             f,

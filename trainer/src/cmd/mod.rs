@@ -4,14 +4,17 @@ mod build;
 mod compress;
 mod data;
 mod error;
+mod explain;
 mod export;
 mod flash;
 mod footprint;
 mod inspect;
 mod layers;
 mod model;
+mod network;
 mod new;
 mod project;
+mod report;
 mod run;
 mod sensitivity;
 mod simulate;
@@ -46,6 +49,8 @@ pub enum Command {
     Inspect(inspect::Cmd),
     /// Run the int8 engine on this machine: accuracy and confusion
     Simulate(simulate::Cmd),
+    /// Where a network looks: Grad-CAM, integrated gradients, occlusion, before and after
+    Explain(explain::Cmd),
     /// What a model costs: flash, RAM, instructions, and which chips it fits
     Footprint(footprint::Cmd),
     /// Run the real firmware in an emulator and compare every byte
@@ -67,6 +72,7 @@ impl Command {
             Self::Export(cmd) => finish(cmd.run(), json),
             Self::Inspect(cmd) => finish(cmd.run(), json),
             Self::Simulate(cmd) => finish(cmd.run(), json),
+            Self::Explain(cmd) => finish(cmd.run(), json),
             Self::Footprint(cmd) => finish(cmd.run(), json),
             Self::Run(cmd) => finish(cmd.run(), json),
             Self::Flash(cmd) => finish(cmd.run(), json),

@@ -20,11 +20,16 @@ pub struct ModelPath {
 impl ModelPath {
     /// The bytes of the file.
     pub fn read(&self) -> Result<Vec<u8>, Error> {
-        std::fs::read(&self.model).map_err(|source| Error::Read {
-            file: self.model.clone(),
-            source,
-        })
+        read(&self.model)
     }
+}
+
+/// The bytes of a file.
+pub fn read(file: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(file).map_err(|source| Error::Read {
+        file: file.to_owned(),
+        source,
+    })
 }
 
 /// The model in `bytes`, or an error that names `file`.

@@ -48,6 +48,10 @@ pub struct Compared {
     /// First byte that differs: number of the inference, and of the byte in its output.
     #[serde(skip_serializing_if = "Option::is_none")]
     first_mismatch: Option<(usize, usize)>,
+    /// Inferences that the chip is not sure enough of to answer.
+    pub not_sure: usize,
+    /// Those where this machine decides otherwise.
+    pub mismatched_decisions: usize,
     stack_bytes: u32,
     layers: Vec<LayerCost>,
 }
@@ -93,7 +97,7 @@ fn golden_inputs(model: &Model) -> Vec<i8> {
 impl Compared {
     /// Compares what the chip gave with what the host gives.
     pub fn new(board: &Board, model: &Model, inputs: &[i8], run: &EmulatorRun) -> Self {
-        let expected = host_outputs(model, inputs);
+        let (expected, sure) = on_host(model, inputs);
         let differs = |(_, (a, b)): &(usize, (&i8, &i8))| a != b;
         let pairs = || run.outputs.iter().zip(&expected).enumerate();
         let width = model.output_shape().len();
@@ -108,22 +112,27 @@ impl Compared {
             first_mismatch: pairs()
                 .find(differs)
                 .map(|(at, _)| (at / width, at % width)),
+            not_sure: run.sure.iter().filter(|sure| !**sure).count(),
+            mismatched_decisions: run.sure.iter().zip(&sure).filter(|(a, b)| a != b).count()
+                + run.sure.len().abs_diff(sure.len()),
             stack_bytes: run.report.stack_bytes,
             layers: costs(model, &run.layer_instructions(), Unit::Instructions),
         }
     }
 }
 
-fn host_outputs(model: &Model, inputs: &[i8]) -> Vec<i8> {
+/// Outputs of the inferences, and whether the model is sure of each.
+fn on_host(model: &Model, inputs: &[i8]) -> (Vec<i8>, Vec<bool>) {
     let mut arena = vec![0; model.arena_bytes()];
-    let mut outputs = Vec::new();
+    let (mut outputs, mut sure) = (Vec::new(), Vec::new());
     // The arena is as large as the model says.
     if let Ok(mut engine) = Engine::new(model, &mut arena) {
         for input in inputs.chunks_exact(model.input_shape().len()) {
             outputs.extend_from_slice(engine.infer(|to| to.copy_from_slice(input)));
+            sure.push(engine.is_sure());
         }
     }
-    outputs
+    (outputs, sure)
 }
 
 impl Report for Compared {
@@ -132,10 +141,17 @@ impl Report for Compared {
             Some((inference, byte)) => format!("first in inference {inference}, byte {byte}"),
             None => "outputs are missing".to_owned(),
         };
-        (self.mismatched_bytes > 0).then(|| {
+        if self.mismatched_bytes > 0 {
             let (count, all) = (self.mismatched_bytes, self.output_bytes);
-            format!(
+            return Some(format!(
                 "{count} of {all} output bytes differ between {} and this machine: {first}",
+                self.board
+            ));
+        }
+        (self.mismatched_decisions > 0).then(|| {
+            let (count, all) = (self.mismatched_decisions, self.inferences);
+            format!(
+                "{} and this machine are not sure of the same answers: {count} of {all} differ",
                 self.board
             )
         })
@@ -152,6 +168,9 @@ impl fmt::Display for Compared {
         )?;
         writeln!(f, "self-test     {} vectors pass", self.self_tests)?;
         writeln!(f, "inferences    {}", self.inferences)?;
+        if self.not_sure > 0 {
+            writeln!(f, "not sure      {} of them", self.not_sure)?;
+        }
         writeln!(f, "instructions  {} each", thousands(self.instructions))?;
         writeln!(f, "stack         {} bytes", thousands(self.stack_bytes))?;
         write!(

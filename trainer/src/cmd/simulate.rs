@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
+use espalier::confidence::{self, Answered};
 use espalier::data::{self, Part, Source};
 use espalier::score::Score;
 use serde::Serialize;
@@ -30,6 +31,9 @@ pub struct Cmd {
 pub struct Simulation {
     #[serde(flatten)]
     pub score: Score,
+    /// Of a model that need not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sure: Option<Answered>,
     seconds: f64,
 }
 
@@ -48,6 +52,7 @@ impl Cmd {
         let score = espalier::simulate::simulate(&model, &dataset)?;
         Ok(Simulation {
             score,
+            sure: confidence::measure(&model, &dataset)?,
             seconds: start.elapsed().as_secs_f64(),
         })
     }
@@ -61,6 +66,14 @@ impl fmt::Display for Simulation {
         writeln!(f, "{}", confusion(&self.score))?;
         writeln!(f, "accuracy           {}", self.score.percent())?;
         writeln!(f, "balanced accuracy  {}", self.score.balanced_percent())?;
+        if let Some(sure) = &self.sure {
+            writeln!(f, "sure               {}", sure.words())?;
+            let (error, temperature) = (sure.calibration_error, sure.temperature);
+            writeln!(
+                f,
+                "calibration error  {error:.3} at temperature {temperature:.2}"
+            )?;
+        }
         write!(f, "{correct} of {total} right in {:.2} s", self.seconds)
     }
 }

@@ -25,6 +25,9 @@ use crate::output::{Report, thousands};
 /// Name of the result in the output folder.
 pub const FLOAT: &str = "float.safetensors";
 
+/// How the training went, epoch by epoch.
+pub const CURVE: &str = "float.curve.csv";
+
 /// How often an unfinished training is saved.
 pub const SAVE_EVERY: Duration = Duration::from_secs(1);
 
@@ -92,10 +95,12 @@ pub fn step(
             &project.train_options(),
         )?,
     };
+    let curve = project.output(CURVE);
     let hooks = Hooks {
         stop,
         save: Some(&unfinished),
         save_every: SAVE_EVERY,
+        curve: Some(&curve),
         label: "train",
     };
     let options = project.train_options();

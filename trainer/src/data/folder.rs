@@ -180,7 +180,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
 }
 
 /// Reads one picture as 8 bits, grey or colour as it looks, upright, and in the wanted size if there is one.
-fn decode(file: &Path, options: &Options) -> Result<DynamicImage, DataError> {
+pub(super) fn decode(file: &Path, options: &Options) -> Result<DynamicImage, DataError> {
     let bytes = fs::read(file).map_err(DataError::io(file))?;
     let picture = decode_bytes(&bytes).map_err(|reason| DataError::BadPicture {
         file: file.to_path_buf(),

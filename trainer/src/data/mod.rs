@@ -19,7 +19,8 @@ mod twins;
 pub use dataset::{Dataset, Picture, PictureShape};
 pub use error::DataError;
 pub use fit::{Options, Resize};
-pub use save::save_png;
+pub use save::{png, save_png};
+pub(crate) use sheet::{cell, enlarged};
 pub use sheet::{contact_sheet, operation_sheet};
 pub use twins::{Twins, repeated, twins};
 
@@ -148,6 +149,25 @@ pub fn missing_classes(first: &Dataset, second: &Dataset) -> Vec<String> {
         .filter(|(_, (first, second))| *first == 0 && *second > 0)
         .map(|(class, _)| class.clone())
         .collect()
+}
+
+/// Reads one picture file into this shape: its pixels as unsigned bytes, HWC.
+///
+/// # Errors
+///
+/// [`DataError::Io`] and [`DataError::BadPicture`]; [`DataError::WrongSize`] if it has another size and the rule
+/// refuses that.
+pub fn load_picture(
+    file: &Path,
+    shape: PictureShape,
+    resize: Resize,
+) -> Result<Vec<u8>, DataError> {
+    let options = Options {
+        resize,
+        ..Options::default()
+    };
+    let picture = folder::decode(file, &options.pinned(shape))?;
+    Ok(fit::pixels(picture, shape.channels))
 }
 
 #[cfg(test)]

@@ -14,22 +14,27 @@ use super::{DataError, PictureShape};
 ///
 /// [`DataError::BadPicture`] if the pixels do not have the shape, [`DataError::Io`] if the file can not be written.
 pub fn save_png(file: &Path, pixels: &[u8], shape: PictureShape) -> Result<(), DataError> {
+    let png = png(pixels, shape).map_err(|reason| DataError::BadPicture {
+        file: file.to_path_buf(),
+        reason,
+    })?;
+    crate::file::save(file, &png).map_err(DataError::io(file))
+}
+
+/// The bytes of a PNG file, likewise.
+///
+/// # Errors
+///
+/// In words, if the pixels do not have the shape.
+pub fn png(pixels: &[u8], shape: PictureShape) -> Result<Vec<u8>, String> {
     // Which filter is smaller depends on the picture.
-    let both =
-        [FilterType::NoFilter, FilterType::Adaptive].map(|filter| encode(pixels, shape, filter));
-    let [plain, adaptive] = both.map(|png| {
-        png.map_err(|reason| DataError::BadPicture {
-            file: file.to_path_buf(),
-            reason,
-        })
-    });
-    let (plain, adaptive) = (plain?, adaptive?);
-    let smaller = if adaptive.len() < plain.len() {
+    let plain = encode(pixels, shape, FilterType::NoFilter)?;
+    let adaptive = encode(pixels, shape, FilterType::Adaptive)?;
+    Ok(if adaptive.len() < plain.len() {
         adaptive
     } else {
         plain
-    };
-    crate::file::save(file, &smaller).map_err(DataError::io(file))
+    })
 }
 
 fn encode(pixels: &[u8], shape: PictureShape, filter: FilterType) -> Result<Vec<u8>, String> {

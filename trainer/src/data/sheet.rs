@@ -6,7 +6,7 @@ use image::{DynamicImage, GrayImage, Rgb, RgbImage};
 use super::{Dataset, PictureShape};
 use crate::augment::{Augmentation, Border, Draw};
 
-/// Pictures are shown at about this many pixels on their longer side.
+/// The longer side of a picture on the sheet, in pixels.
 const SIDE: u32 = 96;
 /// Between pictures; half of it frames an original.
 const GAP: u32 = 6;
@@ -51,7 +51,7 @@ type Row<'a> = (usize, &'a Augmentation);
 
 fn sheet(dataset: &Dataset, rows: &[Row], columns: usize, seed: u64) -> RgbImage {
     let columns = columns.clamp(1, MOST);
-    let (width, height) = cell(dataset.shape);
+    let (width, height) = cell(dataset.shape, SIDE);
     let extent = |count: usize, side: u32| GAP + count as u32 * (side + GAP);
     let mut sheet = RgbImage::from_pixel(
         extent(columns, width),
@@ -120,20 +120,26 @@ fn variants<'a>(
     std::iter::once(original.to_vec()).chain(augmented)
 }
 
-/// (width, height) at which pictures are shown.
-fn cell(PictureShape { height, width, .. }: PictureShape) -> (u32, u32) {
+/// (width, height) at which pictures are shown whose longer side is to be about `most`.
+pub(crate) fn cell(PictureShape { height, width, .. }: PictureShape, most: u32) -> (u32, u32) {
     let [width, height] =
         [width, height].map(|side| u32::try_from(side).unwrap_or(u32::MAX).max(1));
     let longer = width.max(height);
-    if longer <= SIDE {
-        let factor = SIDE / longer;
+    if longer <= most {
+        let factor = most / longer;
         return (width * factor, height * factor);
     }
-    let scaled = |side: u32| (u64::from(side) * u64::from(SIDE) / u64::from(longer)).max(1) as u32;
+    let scaled = |side: u32| (u64::from(side) * u64::from(most) / u64::from(longer)).max(1) as u32;
     (scaled(width), scaled(height))
 }
 
-fn enlarged(pixels: Vec<u8>, shape: PictureShape, width: u32, height: u32) -> Option<RgbImage> {
+/// A picture at this size.
+pub(crate) fn enlarged(
+    pixels: Vec<u8>,
+    shape: PictureShape,
+    width: u32,
+    height: u32,
+) -> Option<RgbImage> {
     let (from_width, from_height) = (
         u32::try_from(shape.width).ok()?,
         u32::try_from(shape.height).ok()?,
@@ -238,27 +244,36 @@ mod tests {
     #[test]
     fn odd_shapes_and_counts_are_drawn() {
         assert_eq!(
-            cell(PictureShape {
-                height: 28,
-                width: 28,
-                channels: 1
-            }),
+            cell(
+                PictureShape {
+                    height: 28,
+                    width: 28,
+                    channels: 1
+                },
+                SIDE
+            ),
             (84, 84)
         );
         assert_eq!(
-            cell(PictureShape {
-                height: 4000,
-                width: 3000,
-                channels: 1
-            }),
+            cell(
+                PictureShape {
+                    height: 4000,
+                    width: 3000,
+                    channels: 1
+                },
+                SIDE
+            ),
             (72, 96)
         );
         assert_eq!(
-            cell(PictureShape {
-                height: 1,
-                width: 4096,
-                channels: 1
-            }),
+            cell(
+                PictureShape {
+                    height: 1,
+                    width: 4096,
+                    channels: 1
+                },
+                SIDE
+            ),
             (96, 1)
         );
         assert_eq!(

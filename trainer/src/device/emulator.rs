@@ -25,6 +25,8 @@ const QEMU: &str = "qemu-system-arm";
 pub struct EmulatorRun {
     /// The outputs, one behind the other.
     pub outputs: Vec<i8>,
+    /// Whether the model was sure enough of each answer.
+    pub sure: Vec<bool>,
     /// What the firmware measured.
     pub report: Report,
     /// Instructions of all inferences together, exact to one tick of SysTick in each.
@@ -232,10 +234,12 @@ fn collect(board: &Board, folder: &Folder, log: Vec<String>) -> Result<EmulatorR
         .into_iter()
         .map(|byte| byte as i8)
         .collect();
+    let sure = folder.read("sure.bin")?;
     let ticks = report.layer_ticks.iter();
     let by_layer = ticks.map(|&ticks| board.work(ticks.into()));
     Ok(EmulatorRun {
         outputs,
+        sure: sure.into_iter().map(|byte| byte != 0).collect(),
         instructions: board.work(report.ticks),
         by_layer: by_layer.collect(),
         report,
@@ -376,6 +380,7 @@ mod tests {
             )
             .unwrap();
         folder.write("outputs.bin", &[1, 255]).unwrap();
+        folder.write("sure.bin", &[1]).unwrap();
         folder.write("stderr.txt", b"qemu: nonsense").unwrap();
         folder
     }

@@ -104,20 +104,30 @@ impl FloatNetwork {
 
     /// The same, with the inputs of dense layers changed before.
     pub(crate) fn logits_through(&self, input: Tensor<4>, before_dense: BeforeDense) -> Tensor<2> {
+        self.head(vec![input], before_dense)
+    }
+
+    /// The same from values that are there already: of [`Self::values`].
+    pub(crate) fn logits_behind(&self, values: Vec<Tensor<4>>) -> Tensor<2> {
+        self.head(values, &|_, x| x)
+    }
+
+    fn head(&self, values: Vec<Tensor<4>>, before_dense: BeforeDense) -> Tensor<2> {
         let closing = self
             .network
             .nodes
             .last()
             .is_some_and(|node| node.layer == Layer::Softmax);
         let count = self.layers.len() - usize::from(closing);
-        let values = self.values(input.clone(), count, before_dense);
-        flat(values.into_iter().next_back().unwrap_or(input))
+        let mut values = self.go_on(values, count, before_dense);
+        // The head is a value, and there is at least the input.
+        flat(values.swap_remove(values.len() - 1))
     }
 
     /// The output of every node behind its activation, for a batch: numbers in
     /// the order `[picture][row][column][channel]`.
     pub fn trace(&self, input: Tensor<4>) -> Vec<Vec<f32>> {
-        let values = self.values(input, self.layers.len(), &|_, x| x);
+        let values = self.values(input, self.layers.len());
         values
             .into_iter()
             .skip(1)
@@ -168,10 +178,20 @@ impl FloatNetwork {
     }
 
     /// The input and the outputs of the first `count` nodes.
-    fn values(&self, input: Tensor<4>, count: usize, before_dense: BeforeDense) -> Vec<Tensor<4>> {
-        let mut values = vec![input];
+    pub(crate) fn values(&self, input: Tensor<4>, count: usize) -> Vec<Tensor<4>> {
+        self.go_on(vec![input], count, &|_, x| x)
+    }
+
+    /// Values of which some are there already: the input, and the outputs of the first nodes.
+    fn go_on(
+        &self,
+        mut values: Vec<Tensor<4>>,
+        count: usize,
+        before_dense: BeforeDense,
+    ) -> Vec<Tensor<4>> {
         let layers = self.network.nodes.iter().zip(&self.layers);
-        for (index, (node, layer)) in layers.enumerate().take(count) {
+        let there = values.len() - 1;
+        for (index, (node, layer)) in layers.enumerate().take(count).skip(there) {
             let before_dense = |x| before_dense(index, x);
             values.push(layer.forward(node, &values, &before_dense));
         }

@@ -16,7 +16,7 @@ use crate::checkpoint::{Checkpoint, Folded};
 use crate::network::Node;
 
 /// The `[export]` section: how a checkpoint becomes a model file.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ExportOptions {
     /// Training pictures whose ranges are measured.
@@ -29,6 +29,10 @@ pub struct ExportOptions {
     pub remove_dead: bool,
     /// What decides how the weights of each layer are stored.
     pub prefer: Prefer,
+    /// Share of right answers, above 0 and up to 1, that the model is to have among those
+    /// that it gives: it then says that it is not sure of the others. Decided on validation
+    /// pictures; it always answers where not given.
+    pub abstain: Option<f64>,
 }
 
 impl Default for ExportOptions {
@@ -39,6 +43,7 @@ impl Default for ExportOptions {
             golden: 4,
             remove_dead: true,
             prefer: Prefer::default(),
+            abstain: None,
         }
     }
 }

@@ -21,4 +21,4 @@ pub use dead::remove_dead_channels;
 pub use export::{DeadChannels, ExportError, ExportOptions, Exported, export};
 pub use grid::{Grid, Levels};
 pub use layout::{Choice, Prefer};
-pub use writer::{Block, ModelFile, WriteError, WrittenLayer};
+pub use writer::{Block, ModelFile, WriteError, WrittenLayer, with_confidence};

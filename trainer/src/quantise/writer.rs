@@ -9,12 +9,15 @@ use shared::kernels::channels::{self, Packed};
 use shared::kernels::{Storage, lanes};
 use shared::layer::Layer;
 use shared::model::{
-    ALIGN, CRC_RANGE, ChannelLayout, HEADER_BYTES, Head, Layout, MAGIC, Node, Place, Quant, Resize,
-    Sources, VERSION, WeightLayout, crc32, weights_start,
+    ALIGN, CRC_RANGE, ChannelLayout, Confidence, HEADER_BYTES, Head, Layout, MAGIC, Node, Place,
+    Quant, Resize, Sources, VERSION, WeightLayout, crc32, weights_start,
 };
 use shared::{Engine, Model, ParseError};
 
 use super::{coded, factor, plan, sparse};
+
+/// Where the header says how long the descriptor is.
+const DESCRIPTOR_LENGTH: std::ops::Range<usize> = 20..24;
 
 /// Seed of the self-test inputs of every written file.
 const GOLDEN_SEED: u32 = 0x0E5B_A11E;
@@ -389,6 +392,23 @@ impl ModelFile {
         }
         Ok(bytes)
     }
+}
+
+/// A file that was written without confidence, with it.
+pub fn with_confidence(file: &[u8], confidence: &Confidence) -> Result<Vec<u8>, WriteError> {
+    Model::parse(file)?;
+    let descriptor_bytes = file.get(DESCRIPTOR_LENGTH).unwrap_or_default();
+    let descriptor_bytes = descriptor_bytes.try_into().map_or(0, u32::from_le_bytes) as usize;
+    let (described, _) = file.split_at(HEADER_BYTES + descriptor_bytes);
+    let (_, rest) = file.split_at(weights_start(descriptor_bytes));
+    let mut file = postcard::to_extend(confidence, described.to_vec())?;
+    let descriptor_bytes = file.len() - HEADER_BYTES;
+    // Blocks stay aligned: they move by a multiple of that.
+    file.resize(weights_start(descriptor_bytes), 0);
+    file.extend_from_slice(rest);
+    write_header(&mut file, descriptor_bytes)?;
+    Model::parse(&file)?;
+    Ok(file)
 }
 
 fn count<T: TryFrom<usize>>(what: &'static str, count: usize) -> Result<T, WriteError> {

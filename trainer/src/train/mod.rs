@@ -6,6 +6,7 @@
 mod average;
 mod balance;
 mod batch;
+mod curve;
 mod diverged;
 mod dropout;
 mod loss;
@@ -36,6 +37,7 @@ use crate::network::{FloatNetwork, NetworkError, numbers, pictures_to_tensor};
 
 pub use average::Average;
 pub use balance::{ClassWeights, Sampling};
+pub use curve::{Curve, Epoch};
 pub use diverged::Cause;
 pub use loss::LossKind;
 pub use optimiser::Optimizer;
@@ -64,6 +66,9 @@ pub struct Hooks<'a> {
     pub save: Option<&'a Path>,
     /// How often, or less often where saving takes long.
     pub save_every: Duration,
+    /// Where loss and accuracy of each epoch are written, whenever the training is saved
+    /// and at its end.
+    pub curve: Option<&'a Path>,
     /// First word of the progress bar.
     pub label: &'a str,
 }
@@ -77,6 +82,7 @@ impl Default for Hooks<'_> {
             stop: &NEVER,
             save: None,
             save_every: Duration::from_secs(30),
+            curve: None,
             label: "train",
         }
     }
@@ -91,6 +97,14 @@ pub enum TrainError {
     /// A network.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// The curve cannot be read or written.
+    #[error("{}: {source}", file.display())]
+    Curve {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Stopped on request.
     #[error("interrupted after step {step} of {steps}; {}", how_to_resume(file))]
     Interrupted {
@@ -746,6 +760,36 @@ pub(crate) mod tests {
         let error = train(start, &data(), None, &options(), &augmentation(), &hooks).unwrap_err();
         assert!(error.to_string().contains("taken.safetensors"), "{error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_curve_has_every_epoch_in_one_go_or_in_many() {
+        let folder = tempfile::tempdir().unwrap();
+        let [whole, stopped] = ["whole.csv", "stopped.csv"].map(|name| folder.path().join(name));
+        let with_curve = |start, file, hooks: Hooks| {
+            let hooks = Hooks {
+                curve: Some(file),
+                ..hooks
+            };
+            train(start, &data(), &options(), &augmentation(), &hooks)
+        };
+        with_curve(untrained(false), &whole, Hooks::default()).unwrap();
+        in_single_steps(untrained(false), |start, hooks| {
+            let hooks = Hooks {
+                stop: hooks.stop,
+                save: hooks.save,
+                ..Hooks::default()
+            };
+            with_curve(start, &stopped, hooks)
+        });
+        for file in [&whole, &stopped] {
+            let curve = Curve::load(file).unwrap().unwrap();
+            assert_eq!(curve.epochs.len(), options().epochs);
+            let sane = |epoch: &Epoch| epoch.loss > 0.0 && (0.0..=1.0).contains(&epoch.accuracy);
+            assert!(curve.epochs.iter().all(sane), "{curve:?}");
+        }
+        let epochs = Curve::load(&whole).unwrap().unwrap().epochs;
+        assert!(epochs[2].loss < epochs[0].loss, "{epochs:?}");
     }
 
     #[test]

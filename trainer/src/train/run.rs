@@ -1,5 +1,6 @@
 //! The training loop.
 
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -9,6 +10,7 @@ use burn::tensor::{Bytes, Device, Tensor};
 
 use super::average::{self, Place};
 use super::batch::{Batches, Prepared, Shard};
+use super::curve::Curve;
 use super::diverged::Cause;
 use super::dropout::Dropout;
 use super::loss::{Goal, Loss};
@@ -102,11 +104,12 @@ pub(super) fn run_on(
         }
     }
     run.constrain();
-    match is_finite(&run.network.to_tensors()) {
-        true => Ok(run.outcome()),
+    if !is_finite(&run.network.to_tensors()) {
         // The last step went too far, and no loss was computed since.
-        false => Err(run.diverged()),
+        return Err(run.diverged());
     }
+    run.save_curve()?;
+    Ok(run.outcome())
 }
 
 fn is_finite(tensors: &Tensors) -> bool {
@@ -132,6 +135,7 @@ struct Run<'a> {
     shard: usize,
     device: Device,
     progress: Progress,
+    curve: Curve,
     /// Finished steps.
     step: usize,
     steps: usize,
@@ -158,6 +162,7 @@ impl<'a> Run<'a> {
             ..Default::default()
         });
         let mut run = Self {
+            curve: curve(job, state.step / batches.per_epoch)?,
             progress: Progress::new(job.hooks.label, state.step, steps, batches.per_epoch),
             masks: job.constraint.map(|_| network.masks()),
             workers,
@@ -288,6 +293,10 @@ impl<'a> Run<'a> {
         self.update(results);
         self.step += 1;
         self.progress.step(loss, right, pictures);
+        self.curve.step(loss, right, pictures);
+        if self.step.is_multiple_of(self.batches.per_epoch) {
+            self.curve.end_epoch();
+        }
         Ok(())
     }
 
@@ -395,7 +404,31 @@ impl<'a> Run<'a> {
         self.checkpoint.training = None;
         saved?;
         self.saved = Some(self.step);
-        Ok(())
+        self.save_curve()
+    }
+
+    fn save_curve(&self) -> Result<(), TrainError> {
+        let saved = self.job.hooks.curve.map(|file| {
+            let wrong = |source| curve_error(file, source);
+            self.curve.save(file).map_err(wrong)
+        });
+        saved.unwrap_or(Ok(()))
+    }
+}
+
+/// The curve of the finished epochs.
+fn curve(job: &Job, epochs: usize) -> Result<Curve, TrainError> {
+    let Some(file) = job.hooks.curve.filter(|_| epochs > 0) else {
+        return Ok(Curve::default());
+    };
+    let curve = Curve::load(file).map_err(|source| curve_error(file, source))?;
+    Ok(curve.unwrap_or_default().take(epochs))
+}
+
+fn curve_error(file: &Path, source: std::io::Error) -> TrainError {
+    TrainError::Curve {
+        file: file.to_owned(),
+        source,
     }
 }
 
