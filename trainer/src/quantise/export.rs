@@ -212,7 +212,6 @@ fn block(
                 return Err(ExportError::NotFinite { layer: layer() });
             }
             let grid = checkpoint.grids.get(&node.name);
-            let channels = Channels::quantise(&folded, &node.layer, input, grid);
             let real = |scale: &f32| {
                 let real = factor::real(input, *scale, output.scale);
                 match prefer.channels() {
@@ -220,6 +219,7 @@ fn block(
                     ChannelLayout::Compact => factor::compact(real),
                 }
             };
+            let channels = Channels::quantise(&folded, &node.layer, input, grid, real);
             if matches!(node.layer, Layer::Dense(_)) {
                 return Ok(Block::Dense {
                     factors: channels.scales.iter().map(real).collect(),
@@ -242,6 +242,17 @@ fn block(
     }
 }
 
+/// The grid with integers so large that factors are below 1/2, as far as that goes. Weights
+/// of few bits are small integers with large scales, and neither a compact channel nor the
+/// fast kernels (`in_range` in `shared::kernels::dsp::tile`) take factors from 1/2 on.
+fn below_half(mut grid: Grid, factor: impl Fn(&f32) -> f64) -> Grid {
+    while grid.scales().iter().any(|scale| factor(scale) >= 0.5) {
+        let Some(doubled) = grid.doubled() else { break };
+        grid = doubled;
+    }
+    grid
+}
+
 /// Weights and biases as integers, with one scale for each output channel.
 struct Channels {
     weights: Vec<i8>,
@@ -251,14 +262,20 @@ struct Channels {
 
 impl Channels {
     /// On the grid of the layer, or symmetric per output channel: scale = max |w| / 127.
-    fn quantise(folded: &Folded, layer: &Layer, input_scale: f32, grid: Option<&Grid>) -> Self {
+    fn quantise(
+        folded: &Folded,
+        layer: &Layer,
+        input_scale: f32,
+        grid: Option<&Grid>,
+        factor: impl Fn(&f32) -> f64,
+    ) -> Self {
         let channel_of = folded.channel_of(layer);
         let fitted = || {
             let channels = folded.bias.len();
             Grid::fit(&folded.weights, &channel_of, channels, Levels::Bits(8))
         };
         let grid = grid.cloned().unwrap_or_else(fitted);
-        let grid = grid.with_room_for(&folded.bias, input_scale);
+        let grid = below_half(grid, factor).with_room_for(&folded.bias, input_scale);
         let bias = folded
             .bias
             .iter()

@@ -87,6 +87,15 @@ impl Grid {
         self
     }
 
+    /// The same values as integers twice as large, if these are still weights.
+    pub fn doubled(&self) -> Option<Self> {
+        let double = |&level: &i8| level.checked_mul(2).filter(|&level| level >= -LARGEST);
+        Some(Self {
+            levels: self.levels.iter().map(double).collect::<Option<_>>()?,
+            scales: self.scales.iter().map(|scale| scale / 2.0).collect(),
+        })
+    }
+
     /// Whether it is a grid for this many output channels.
     pub fn is_valid(&self, channels: usize) -> bool {
         let ascend = self.levels.windows(2).all(|pair| pair[0] < pair[1]);
@@ -296,6 +305,21 @@ mod tests {
         assert_eq!(grid.levels, [-127, 0, 64, 127]);
         let integers = grid.integers(&weights, |_| 0);
         assert_eq!(integers, [-127, -127, -127, 0, 0, 0, 64, 64, 127]);
+    }
+
+    #[test]
+    fn doubled_integers_stand_for_the_same() {
+        let grid = Grid::fit(&weights(), |i| i / 100, 2, Levels::Bits(4));
+        let doubled = grid.doubled().unwrap();
+        let snapped = |grid: &Grid| {
+            let mut weights = weights();
+            grid.snap(&mut weights, |i| i / 100);
+            weights
+        };
+        assert_eq!(snapped(&doubled), snapped(&grid));
+        assert_eq!((doubled.levels[0], doubled.levels.len()), (-14, 15));
+        let many = Grid::fit(&weights(), |i| i / 100, 2, Levels::Bits(8));
+        assert_eq!(many.doubled(), None);
     }
 
     #[test]

@@ -771,7 +771,8 @@ pub(crate) mod tests {
                 curve: Some(file),
                 ..hooks
             };
-            train(start, &data(), &options(), &augmentation(), &hooks)
+            let outcome = train(start, &data(), None, &options(), &augmentation(), &hooks)?;
+            Ok(outcome.checkpoint)
         };
         with_curve(untrained(false), &whole, Hooks::default()).unwrap();
         in_single_steps(untrained(false), |start, hooks| {
