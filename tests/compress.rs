@@ -100,6 +100,31 @@ fn a_search_keeps_within_every_limit() {
 }
 
 #[test]
+fn what_a_search_found_comes_again_without_it() {
+    let (_folder, path) = trained();
+    let targets = ["--target-model-bytes", "1800", "--max-drop", "100"];
+    let searched = json(&path, compress(&targets));
+    let network = || fs::read(path.join("out/pruned.safetensors")).unwrap();
+    let expected = network();
+    let recipe = searched["recipe"].as_object().unwrap();
+    let keys: Vec<(String, String)> = recipe
+        .iter()
+        .map(|(key, value)| {
+            // JSON's `{"a":1}` is TOML's `{a = 1}`.
+            let value = value.to_string().replace("\":", "\" = ");
+            (format!("--{key}"), value)
+        })
+        .collect();
+    let flags = keys.iter().flat_map(|(key, value)| [key.as_str(), value]);
+    let flags = flags.chain(["--trial-epochs", "0"]).chain(targets);
+    let again = json(&path, compress(&flags.collect::<Vec<_>>()));
+    assert!(recipe.contains_key("bits") || recipe.contains_key("share"));
+    assert!(again.get("trials").is_none());
+    assert_eq!(again["recipe"], searched["recipe"]);
+    assert!(network() == expected);
+}
+
+#[test]
 fn few_values_are_few_values_in_the_model_file() {
     let (_folder, path) = trained();
     let whole = json(&path, ["export", "out/float.safetensors"]);
@@ -229,6 +254,10 @@ fn what_cannot_be_met_is_refused_with_the_nearest() {
     fails(&["--share", "{ '*' = 1 }"], &["compress.share", "2 to 255"]);
     fails(&["--share", "{ conv2d_9 = 16 }"], &["conv2d_9", "conv2d_1"]);
     fails(&["--regrow", "1"], &["compress.regrow"]);
+    let nothing = ["--preference", "{ conv2d_1 = 0 }"];
+    fails(&nothing, &["compress.preference", "above 0"]);
+    let unknown = ["--preference", "{ conv2d_9 = 2 }"];
+    fails(&unknown, &["conv2d_9", "conv2d_1"]);
     fails(&["--importance", "size"], &["importance"]);
     let toml = PROJECT.replace("validation = 0.25", "");
     fs::write(path.join("espalier.toml"), toml).unwrap();

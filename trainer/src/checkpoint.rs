@@ -27,6 +27,10 @@ pub const NORM_EPSILON: f64 = 1e-5;
 const KEY: &str = "espalier";
 /// Name of the tensor of bytes that holds the state of the optimiser.
 const OPTIMISER: &str = "optimiser";
+/// What names of the tensors of a mean begin with. No layer's name has a colon.
+const AVERAGE: &str = "average:";
+/// The same for those of the best epoch.
+const BEST: &str = "best:";
 
 /// Numbers in row-major order.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -57,8 +61,11 @@ impl InputScale {
     }
 }
 
+/// Tensors by [`Node::tensor_name`].
+pub type Tensors = BTreeMap<String, Array>;
+
 /// Where an unfinished training stands.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct TrainingState {
     /// Finished steps.
     pub step: usize,
@@ -66,6 +73,19 @@ pub struct TrainingState {
     pub run: String,
     /// The state of the optimiser, as Burn writes it.
     pub optimiser: Vec<u8>,
+    /// The mean of the tensors so far.
+    pub average: Option<Tensors>,
+    /// The best epoch so far.
+    pub best: Option<BestEpoch>,
+}
+
+/// What a network was when it did best on the validation pictures.
+#[derive(Clone, PartialEq, Debug)]
+pub struct BestEpoch {
+    /// Which epoch, from 1.
+    pub epoch: usize,
+    /// Its tensors.
+    pub tensors: Tensors,
 }
 
 /// A network with its tensors and all that is needed to use it.
@@ -84,7 +104,7 @@ pub struct Checkpoint {
     /// What was done to pictures of another size.
     pub resize: Resize,
     /// By [`Node::tensor_name`]; shapes as in [`Network::tensors_of`].
-    pub tensors: BTreeMap<String, Array>,
+    pub tensors: Tensors,
     /// By the name of a layer, which values its weights may take; any where it has none.
     /// A layer with a grid has no batch normalisation.
     pub grids: BTreeMap<String, Grid>,
@@ -136,6 +156,10 @@ struct Description {
 struct Progress {
     step: usize,
     run: String,
+    #[serde(default)]
+    averaged: bool,
+    #[serde(default)]
+    best_epoch: Option<usize>,
 }
 
 /// The version alone, to be read before anything that depends on it.
@@ -353,21 +377,29 @@ impl Checkpoint {
             training: self.training.as_ref().map(|state| Progress {
                 step: state.step,
                 run: state.run.clone(),
+                averaged: state.average.is_some(),
+                best_epoch: state.best.as_ref().map(|best| best.epoch),
             }),
         };
         let json = serde_json::to_string(&description).map_err(|error| error.to_string())?;
         let metadata = HashMap::from([(KEY.to_owned(), json)]);
-        let floats: Vec<(&str, &[usize], Vec<u8>)> = self
-            .tensors
-            .iter()
-            .map(|(name, array)| (name.as_str(), array.shape.as_slice(), le_bytes(&array.data)))
+        let state = self.training.as_ref();
+        let average = state.and_then(|state| state.average.as_ref());
+        let best = state.and_then(|state| Some(&state.best.as_ref()?.tensors));
+        let sets = [("", Some(&self.tensors)), (AVERAGE, average), (BEST, best)];
+        let named = sets.into_iter().flat_map(|(prefix, tensors)| {
+            let tensors = tensors.into_iter().flatten();
+            tensors.map(move |(name, array)| (format!("{prefix}{name}"), array))
+        });
+        let floats: Vec<(String, &[usize], Vec<u8>)> = named
+            .map(|(name, array)| (name, array.shape.as_slice(), le_bytes(&array.data)))
             .collect();
         let view = |dtype, shape: &[usize], data| {
             TensorView::new(dtype, shape.to_vec(), data).map_err(|error| error.to_string())
         };
         let mut views = floats
             .iter()
-            .map(|(name, shape, data)| Ok((*name, view(Dtype::F32, shape, data)?)))
+            .map(|(name, shape, data)| Ok((name.as_str(), view(Dtype::F32, shape, data)?)))
             .collect::<Result<Vec<_>, String>>()?;
         if let Some(state) = &self.training {
             let bytes = &state.optimiser;
@@ -483,17 +515,7 @@ impl<'a> Reader<'a> {
 
     fn checkpoint(self) -> Result<Checkpoint, CheckpointError> {
         self.check_description()?;
-        let mut tensors = BTreeMap::new();
-        for node in &self.description.network.nodes {
-            for (role, shape) in self.description.network.tensors_of(node) {
-                let name = node.tensor_name(role);
-                let array = self.array(&name, shape)?;
-                if role == Role::Variance && array.data.iter().any(|&variance| variance < 0.0) {
-                    return Err(self.bad(&name, "negative", "a variance"));
-                }
-                tensors.insert(name, array);
-            }
-        }
+        let tensors = self.tensors("")?;
         let training = match &self.description.training {
             Some(progress) => Some(self.training(progress)?),
             None => None,
@@ -515,6 +537,23 @@ impl<'a> Reader<'a> {
             grids,
             training,
         })
+    }
+
+    /// All tensors of the network, under names that begin with this.
+    fn tensors(&self, prefix: &str) -> Result<Tensors, CheckpointError> {
+        let mut tensors = BTreeMap::new();
+        for node in &self.description.network.nodes {
+            for (role, shape) in self.description.network.tensors_of(node) {
+                let name = node.tensor_name(role);
+                let stored = format!("{prefix}{name}");
+                let array = self.array(&stored, shape)?;
+                if role == Role::Variance && array.data.iter().any(|&variance| variance < 0.0) {
+                    return Err(self.bad(&stored, "negative", "a variance"));
+                }
+                tensors.insert(name, array);
+            }
+        }
+        Ok(tensors)
     }
 
     fn check_description(&self) -> Result<(), CheckpointError> {
@@ -556,10 +595,17 @@ impl<'a> Reader<'a> {
         if view.dtype() != Dtype::U8 {
             return Err(self.bad(OPTIMISER, format!("{:?}", view.dtype()), "bytes"));
         }
+        let average = progress.averaged.then(|| self.tensors(AVERAGE));
+        let best = progress.best_epoch.map(|epoch| {
+            let tensors = self.tensors(BEST)?;
+            Ok(BestEpoch { epoch, tensors })
+        });
         Ok(TrainingState {
             step: progress.step,
             run: progress.run.clone(),
             optimiser: view.data().to_vec(),
+            average: average.transpose()?,
+            best: best.transpose()?,
         })
     }
 
@@ -657,12 +703,14 @@ mod tests {
                 scale: 0.011_1,
             },
             resize: Resize::Crop,
-            tensors,
+            tensors: tensors.clone(),
             grids: BTreeMap::new(),
             training: Some(TrainingState {
                 step: 7,
                 run: "a".into(),
                 optimiser: vec![1, 2, 3],
+                average: Some(tensors.clone()),
+                best: Some(BestEpoch { epoch: 7, tensors }),
             }),
         }
     }

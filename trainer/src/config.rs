@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::augment::{AugmentError, Augmentation};
 use crate::compress::CompressOptions;
-use crate::data::{self, DataError, Dataset, Part, Source};
+use crate::data::{self, DataError, Dataset, Source};
 use crate::network::NetworkSpec;
 use crate::quantise::ExportOptions;
 use crate::train::TrainOptions;
@@ -90,6 +90,17 @@ pub struct DataOptions {
     /// on which a search decides; none where not given.
     #[serde(default)]
     pub validation: Option<f32>,
+}
+
+impl DataOptions {
+    /// How pictures are loaded.
+    pub fn options(&self) -> data::Options {
+        data::Options {
+            size: self.size,
+            channels: self.channels,
+            resize: self.resize,
+        }
+    }
 }
 
 /// The `[board]` section.
@@ -177,10 +188,49 @@ impl Section for DataOptions {
 impl Section for Augmentation {
     const NAME: &'static str = "augment";
     const KEYS: &'static [(&'static str, &'static str)] = &[
-        ("flip", "Mirror half of the pictures left to right"),
+        (
+            "flip",
+            "Mirror half of the pictures left to right: true or false",
+        ),
+        (
+            "flip_vertical",
+            "Mirror half of the pictures top to bottom: true or false",
+        ),
         ("rotate", "Turn by up to this many degrees"),
+        ("shear", "Slant by up to this many pixels for each pixel"),
+        ("scale", "Shrink or enlarge by up to this fraction"),
         ("crop", "Cut away up to this fraction of each side"),
         ("shift", "Move by up to this fraction of a side"),
+        ("elastic", "Bend by up to this fraction of a side"),
+        (
+            "blur",
+            "Blur by a Gaussian of up to this deviation in pixels",
+        ),
+        ("contrast", "Change the contrast by up to this fraction"),
+        (
+            "brightness",
+            "Lighter or darker by up to this fraction of white",
+        ),
+        (
+            "noise",
+            "Noise of up to this standard deviation, a fraction of white",
+        ),
+        (
+            "erase",
+            "Fill up to this fraction of half of the pictures with noise",
+        ),
+        (
+            "random",
+            "One random operation for each picture (TrivialAugment): true or false",
+        ),
+        (
+            "mixup",
+            "Blend each picture and its class with another: alpha, 0 to 1",
+        ),
+        (
+            "cutmix",
+            "Paste a part of another picture, and of its class: alpha, 0 to 1",
+        ),
     ];
 }
 
@@ -354,17 +404,12 @@ impl Project {
     /// same classes. Where the source has no test part, a fifth of the training
     /// pictures is held back for it.
     pub fn pictures(&self) -> Result<Pictures, DataError> {
-        let source = Source::parse(&self.data.source, &self.folder)?;
-        let options = data::Options {
-            size: self.data.size,
-            channels: self.data.channels,
-            resize: self.data.resize,
+        let (train, test) = data::load_both(&self.source()?, &self.data.options())?;
+        let (train, test) = match test {
+            None => train.split(HELD_BACK, self.train.seed)?,
+            Some(test) => (train, test),
         };
-        let train = data::load(&source, Part::Train, &options)?;
-        let (train, test) = match data::load(&source, Part::Test, &options.pinned(train.shape)) {
-            Err(DataError::NoPart { .. }) => train.split(HELD_BACK, self.train.seed)?,
-            test => (train, test?),
-        };
+        data::check_classes(&train, &test)?;
         let train = match self.data.per_class {
             Some(count) => train.take_per_class(count, self.train.seed)?,
             None => train,
@@ -381,6 +426,11 @@ impl Project {
             validation,
             test,
         })
+    }
+
+    /// Where the pictures come from.
+    pub fn source(&self) -> Result<Source, DataError> {
+        Source::parse(&self.data.source, &self.folder)
     }
 
     /// The training options, with the base's path relative to the project's

@@ -83,6 +83,11 @@ impl Score {
     pub fn percent(&self) -> String {
         percent(self.accuracy, self.interval)
     }
+
+    /// Balanced accuracy in percent, such as `81.3 %`.
+    pub fn balanced_percent(&self) -> String {
+        format!("{:.1} %", 100.0 * self.balanced_accuracy)
+    }
 }
 
 /// An accuracy and its interval in percent, such as `81.3 % (78.8 to 83.6)`.

@@ -23,6 +23,7 @@ use super::footprint::Cost;
 use super::project::{ProjectPath, stop_on_ctrl_c};
 use super::report;
 use super::run::Compared;
+use super::simulate::recalls;
 use super::train::{self, Trained};
 use super::{Error, model::parse};
 use crate::flags::Flags;
@@ -83,7 +84,7 @@ impl Cmd {
         let begin = Instant::now();
         let project = self.load()?;
         let board = Board::named(&project.board.name)?;
-        let pictures = project.pictures()?;
+        let pictures = super::project::pictures(&project)?;
         let (trained, compressed, exported, model) = self.make(&project, &pictures)?;
         let model = parse(&model, &exported.model)?;
         let mut built = Built {
@@ -246,6 +247,9 @@ impl fmt::Display for Built {
             pruned.score.percent(),
             self.simulate.percent(),
         ]);
+        let scores = [&float.score, &pruned.score, &self.simulate];
+        let balanced = scores.map(Score::balanced_percent);
+        rows.add_row(["balanced accuracy".to_owned()].into_iter().chain(balanced));
         let count = |n: usize| thousands(n as u64);
         let params = [
             count(float.params),
@@ -266,6 +270,13 @@ impl fmt::Display for Built {
         ];
         rows.add_row(["bytes of model".to_owned()].into_iter().chain(bytes));
         writeln!(f, "{rows}")?;
+        let [float_score, pruned_score, int8_score] = scores;
+        let recalls = recalls(&[
+            ("recall, float", float_score),
+            ("pruned", pruned_score),
+            ("int8", int8_score),
+        ]);
+        writeln!(f, "{recalls}")?;
         if let Some(sure) = &self.sure {
             writeln!(f, "sure          {}", sure.words())?;
         }

@@ -7,15 +7,15 @@ use std::time::Instant;
 
 use clap::Args;
 use espalier::checkpoint::Checkpoint;
-use espalier::compress::CompressOptions;
 use espalier::compress::clip::clip;
 use espalier::compress::cost::{Chip, Cost, CostError, Meter};
 use espalier::compress::factorise::factorise;
 use espalier::compress::finetune::finetune;
 use espalier::compress::importance::importance;
 use espalier::compress::scale::scale;
-use espalier::compress::search::{Candidate, Over, Search, SearchError, Trial, widths};
-use espalier::compress::structured::{Preference, Shrinking};
+use espalier::compress::search::{Candidate, Over, Recipe, Search, SearchError, Trial, widths};
+use espalier::compress::structured::Shrinking;
+use espalier::compress::{CompressOptions, PerLayer};
 use espalier::config::{Pictures, Project};
 use espalier::device::Board;
 use espalier::plot::{self, Point};
@@ -28,6 +28,7 @@ use shared::layer::Layer;
 
 use super::Error;
 use super::project::stop_on_ctrl_c;
+use super::simulate::recalls;
 use super::train::SAVE_EVERY;
 use crate::flags::Flags;
 use crate::output::{Report, say, table, thousands};
@@ -85,6 +86,10 @@ pub struct Compressed {
     /// All that a search tried.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trials: Vec<Trial>,
+    /// The recipe that a search chose, as keys of `[compress]`: with them and
+    /// `trial_epochs = 0` the same network comes without a search.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<Recipe>,
     /// Accuracy against bytes of the trials.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pareto: Option<PathBuf>,
@@ -133,7 +138,7 @@ impl Cmd {
     /// Compresses and scores on the test part.
     pub fn run(self) -> Result<Compressed, Error> {
         let project = Project::load(&self.project, &[self.compress.table()])?;
-        let data = project.pictures()?;
+        let data = super::project::pictures(&project)?;
         let trained = Checkpoint::load(&self.checkpoint)?;
         let stop = stop_on_ctrl_c()?;
         Ok(step(&project, &data, trained, self.resume, &stop)?.1)
@@ -172,7 +177,12 @@ pub fn step(
         state: Searched::default(),
     };
     let pruned = work.compress(resume)?;
-    let Searched { trials, steps, .. } = std::mem::take(&mut work.state);
+    let Searched {
+        trials,
+        steps,
+        chosen,
+        ..
+    } = std::mem::take(&mut work.state);
     // What it costs on the chip was measured behind the last step.
     let (bytes, _) = work.meter.measure_file(&pruned)?;
     let targets = project.compress.targets();
@@ -204,6 +214,7 @@ pub fn step(
         measured_on,
         receipt: project.output(RECEIPT),
         steps,
+        recipe: chosen.as_ref().map(Recipe::of),
         trials,
         score,
     };
@@ -359,7 +370,7 @@ impl Work<'_> {
         }
         if let Some(target) = options.target_params {
             let importance = importance(&network, options.importance, &self.data.train)?;
-            let shrinking = Shrinking::new(&network, &importance, &Preference::new());
+            let shrinking = Shrinking::new(&network, &importance, &options.preference);
             network = shrinking.after(shrinking.steps_to(target)?)?;
             self.measure("channels removed", &network)?;
         }
@@ -507,16 +518,27 @@ fn words(trial: &Trial) -> String {
         .iter()
         .map(|(_, width)| width.to_string())
         .collect();
-    let bits = match &trial.recipe.bits {
-        Some(bits) => {
-            let mut bits: Vec<String> = bits.values().map(|bits| bits.to_string()).collect();
-            bits.dedup();
-            format!("{} bits", bits.join("/"))
-        }
-        None => "int8".to_owned(),
+    let list = |values: &PerLayer<u8>| {
+        let mut values: Vec<String> = values.values().map(|value| value.to_string()).collect();
+        values.dedup();
+        values.join("/")
     };
+    let Recipe {
+        bits,
+        share,
+        sparsity,
+        ..
+    } = &trial.recipe;
+    let mut weights = match (bits, share) {
+        (_, Some(share)) => format!("{} values", list(share)),
+        (Some(bits), None) => format!("{} bits", list(bits)),
+        (None, None) => "int8".to_owned(),
+    };
+    if let Some(sparsity) = sparsity {
+        weights += &format!(", {:.0} % zeros", 100.0 * sparsity);
+    }
     format!(
-        "trial {} ({bits}): {:.1} % with {} parameters, {} bytes",
+        "trial {} ({weights}): {:.1} % with {} parameters, {} bytes",
         widths.join("-"),
         100.0 * trial.accuracy,
         thousands(trial.cost.params as u64),
@@ -625,7 +647,9 @@ impl fmt::Display for Compressed {
         if self.pareto.is_some() {
             writeln!(f, "{}", plot::terminal(&self.points()))?;
         }
+        writeln!(f, "{}", recalls(&[("recall", &self.score)]))?;
         writeln!(f, "accuracy         {}", self.score.percent())?;
+        writeln!(f, "balanced         {}", self.score.balanced_percent())?;
         writeln!(
             f,
             "                 float before {:.2} %, after {:.2} %, int8 {:.2} % of the test pictures",
@@ -650,6 +674,13 @@ impl fmt::Display for Compressed {
         }
         writeln!(f, "measured on      {}", self.measured_on)?;
         writeln!(f, "took             {:.1} s", self.seconds)?;
+        if let Some(recipe) = &self.recipe {
+            // Not a JSON value but one of the project file, so that it can be pasted there.
+            let recipe = toml::Value::try_from(recipe).map_err(|_| fmt::Error)?;
+            for (key, value) in recipe.as_table().into_iter().flatten() {
+                writeln!(f, "recipe           {key} = {value}")?;
+            }
+        }
         if let Some(pareto) = &self.pareto {
             writeln!(f, "trials           {}", pareto.display())?;
         }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use espalier::config::{ConfigError, Project};
+use espalier::config::{ConfigError, Pictures, Project};
+use espalier::data::{missing_classes, twins};
 
 use super::Error;
 
@@ -22,6 +23,32 @@ impl ProjectPath {
     pub fn load(&self, flags: &[(&str, toml::Table)]) -> Result<Project, ConfigError> {
         Project::load(&self.project, flags)
     }
+}
+
+/// The pictures of a project; warns of what makes its figures worth less.
+pub fn pictures(project: &Project) -> Result<Pictures, Error> {
+    let pictures = project.pictures()?;
+    let validation = pictures.validation.as_ref();
+    let others = [("test", Some(&pictures.test)), ("validation", validation)];
+    for (part, other) in others {
+        let Some(other) = other else {
+            continue;
+        };
+        let (twins, all) = (twins(&pictures.train, other).len(), other.pictures.len());
+        if twins > 0 {
+            tracing::warn!(
+                "{twins} of the {all} {part} pictures are training pictures too, which makes their accuracy too \
+                 good; `espalier data {}` names those that it finds in both parts of the source",
+                project.folder.display()
+            );
+        }
+        for class in missing_classes(other, &pictures.train) {
+            tracing::warn!(
+                "class `{class}` has no {part} picture: nothing is known of how well it is found"
+            );
+        }
+    }
+    Ok(pictures)
 }
 
 /// Removes a file that is no longer of use; one that stays does no harm.

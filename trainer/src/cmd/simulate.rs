@@ -62,15 +62,10 @@ impl Report for Simulation {}
 
 impl fmt::Display for Simulation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Score {
-            correct,
-            total,
-            balanced_accuracy,
-            ..
-        } = &self.score;
+        let Score { correct, total, .. } = &self.score;
         writeln!(f, "{}", confusion(&self.score))?;
         writeln!(f, "accuracy           {}", self.score.percent())?;
-        writeln!(f, "balanced accuracy  {:.1} %", 100.0 * balanced_accuracy)?;
+        writeln!(f, "balanced accuracy  {}", self.score.balanced_percent())?;
         if let Some(sure) = &self.sure {
             writeln!(f, "sure               {}", sure.words())?;
             let (error, temperature) = (sure.calibration_error, sure.temperature);
@@ -81,6 +76,23 @@ impl fmt::Display for Simulation {
         }
         write!(f, "{correct} of {total} right in {:.2} s", self.seconds)
     }
+}
+
+/// The recall of each class, of one or several networks over the same pictures.
+pub fn recalls(scores: &[(&str, &Score)]) -> comfy_table::Table {
+    let mut rows = table([]);
+    let names = scores.iter().map(|(name, _)| *name);
+    rows.set_header(["class", "pictures"].into_iter().chain(names));
+    let classes = scores.first().map(|(_, score)| &score.per_class);
+    for (index, class) in classes.into_iter().flatten().enumerate() {
+        let recall = |(_, score): &(&str, &Score)| {
+            let class = score.per_class.get(index);
+            class.map_or(String::new(), |c| format!("{:.1} %", 100.0 * c.recall))
+        };
+        let named = [class.class.clone(), class.total.to_string()];
+        rows.add_row(named.into_iter().chain(scores.iter().map(recall)));
+    }
+    rows
 }
 
 /// Rows are the truth, columns the answers.

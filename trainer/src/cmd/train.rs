@@ -12,12 +12,13 @@ use espalier::config::{DataOptions, Pictures, Project};
 use espalier::data::Dataset;
 use espalier::network::Network;
 use espalier::score::Score;
-use espalier::train::{Hooks, TrainOptions, answers, start, train};
+use espalier::train::{Hooks, Outcome, TrainOptions, answers, start, train};
 use serde::Serialize;
 use shared::layer::Shape;
 
 use super::Error;
 use super::project::{ProjectPath, stop_on_ctrl_c};
+use super::simulate::recalls;
 use crate::flags::Flags;
 use crate::output::{Report, thousands};
 
@@ -54,7 +55,11 @@ pub struct Trained {
     pub params: usize,
     pub nonzeros: usize,
     pub pictures: usize,
+    /// Epochs that were trained; of a training that was finished before, those asked for.
     pub epochs: usize,
+    /// With `train.patience`, the epoch whose weights these are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best_epoch: Option<usize>,
     pub seconds: f64,
     pub checkpoint: PathBuf,
     #[serde(flatten)]
@@ -66,7 +71,7 @@ impl Cmd {
     pub fn run(self) -> Result<Trained, Error> {
         let flags = [self.data.table(), self.augment.table(), self.train.table()];
         let project = self.project.load(&flags)?;
-        let data = project.pictures()?;
+        let data = super::project::pictures(&project)?;
         let stop = stop_on_ctrl_c()?;
         Ok(step(&project, &data, self.resume, &stop)?.1)
     }
@@ -99,11 +104,23 @@ pub fn step(
         label: "train",
     };
     let options = project.train_options();
-    let trained = train(from, &data.train, &options, &project.augment, &hooks)?;
+    let Outcome {
+        checkpoint: trained,
+        epochs,
+        best_epoch,
+    } = train(
+        from,
+        &data.train,
+        data.validation.as_ref(),
+        &options,
+        &project.augment,
+        &hooks,
+    )?;
     let checkpoint = project.output(FLOAT);
     trained.save(&checkpoint)?;
     super::project::remove(&unfinished);
     let mut summary = summarise(project, data, &trained)?;
+    (summary.epochs, summary.best_epoch) = (epochs, best_epoch);
     summary.seconds = begin.elapsed().as_secs_f64();
     Ok((trained, summary))
 }
@@ -123,6 +140,7 @@ fn summarise(project: &Project, data: &Pictures, trained: &Checkpoint) -> Result
         nonzeros: trained.nonzeros(),
         pictures: data.train.pictures.len(),
         epochs: project.train.epochs,
+        best_epoch: None,
         seconds: 0.0,
         checkpoint: project.output(FLOAT),
         score,
@@ -145,13 +163,21 @@ impl Report for Trained {}
 
 impl fmt::Display for Trained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "float accuracy  {}", self.score.percent())?;
-        writeln!(f, "parameters      {}", thousands(self.params as u64))?;
+        writeln!(f, "{}", recalls(&[("recall", &self.score)]))?;
+        writeln!(f, "float accuracy     {}", self.score.percent())?;
+        writeln!(f, "balanced accuracy  {}", self.score.balanced_percent())?;
+        writeln!(f, "parameters         {}", thousands(self.params as u64))?;
+        let (pictures, epochs, seconds) = (self.pictures, self.epochs, self.seconds);
         writeln!(
             f,
-            "trained on      {} pictures, {} epochs, {:.1} s",
-            self.pictures, self.epochs, self.seconds
+            "trained on         {pictures} pictures, {epochs} epochs, {seconds:.1} s"
         )?;
-        write!(f, "checkpoint      {}", self.checkpoint.display())
+        if let Some(best) = self.best_epoch {
+            writeln!(
+                f,
+                "weights of         epoch {best}, the best on the validation pictures"
+            )?;
+        }
+        write!(f, "checkpoint         {}", self.checkpoint.display())
     }
 }

@@ -40,9 +40,12 @@ pub fn finetune(
     };
     let train = TrainOptions {
         epochs: options.epochs,
-        rate: options.rate,
-        weight_decay: options.weight_decay.unwrap_or(train.weight_decay),
+        rate: Some(options.rate),
+        weight_decay: options.weight_decay.or(train.weight_decay),
         base: None,
+        // A mean, or an earlier epoch, has other zeros and grids.
+        average: None,
+        patience: None,
         ..train.clone()
     };
     let job = Job {
@@ -60,10 +63,11 @@ pub fn finetune(
         }),
         options: &train,
         data,
+        validation: None,
         augmentation,
         hooks,
     };
-    let mut tuned = run(start, &job)?;
+    let mut tuned = run(start, &job)?.checkpoint;
     tuned.snap_to_grids();
     Ok(tuned)
 }

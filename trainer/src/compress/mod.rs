@@ -21,9 +21,11 @@ use serde::{Deserialize, Serialize};
 
 use self::importance::Measure;
 pub use self::per_layer::PerLayer;
+use self::per_layer::unknown;
 use self::prune::Scope;
 use self::scale::ScaleMode;
 use self::search::Targets;
+use self::structured::Preference;
 use crate::network::Network;
 use crate::train::{OutOfRange, first_wrong};
 
@@ -46,6 +48,8 @@ pub struct CompressOptions {
     pub factorise: Option<PerLayer<NonZeroU8>>,
     /// What makes a channel important to [`structured`].
     pub importance: Measure,
+    /// How much more than others the channels of a layer are worth, above 0.
+    pub preference: Preference,
     /// Most parameters, zeros counted, that [`structured`] leaves; all where not given.
     pub target_params: Option<usize>,
     /// Most bytes of the model file: [`search`].
@@ -60,7 +64,8 @@ pub struct CompressOptions {
     /// from the float network to the int8 model. With any target, [`search`] looks for the
     /// best network within it.
     pub max_drop: Option<f64>,
-    /// Passes over the data of one trial of a search, 1 or more.
+    /// Passes over the data of one trial of a search; with 0 nothing is tried, and the
+    /// targets are met with what is given.
     pub trial_epochs: usize,
     /// Share of the weights that [`prune`] makes 0, 0 to below 1; where not given, see
     /// [`CompressOptions::sparsity`].
@@ -96,6 +101,7 @@ impl Default for CompressOptions {
             clip: None,
             factorise: None,
             importance: Measure::default(),
+            preference: Preference::default(),
             target_params: None,
             target_model_bytes: None,
             target_flash: None,
@@ -141,6 +147,10 @@ impl CompressOptions {
             "Which channels go last: magnitude, taylor or batch-norm",
         ),
         (
+            "preference",
+            "How much more than others the channels of a layer are worth: { conv2d_1 = 1.6 }",
+        ),
+        (
             "target_params",
             "Remove whole channels and neurons until so many parameters are left, zeros counted",
         ),
@@ -157,7 +167,7 @@ impl CompressOptions {
         ),
         (
             "trial_epochs",
-            "Passes over the training pictures in one trial of a search",
+            "Passes over the training pictures in one trial of a search; 0 tries nothing",
         ),
         (
             "sparsity",
@@ -238,9 +248,11 @@ impl CompressOptions {
                 "0 to 100, in percentage points",
             ),
             (
-                "compress.trial_epochs",
-                wrong(self.trial_epochs as f64, self.trial_epochs > 0),
-                "1 or more",
+                "compress.preference",
+                self.preference
+                    .values()
+                    .find_map(|&worth| wrong(worth, worth > 0.0 && worth.is_finite())),
+                "numbers above 0, such as { conv2d_1 = 1.6 }",
             ),
             (
                 "compress.share",
@@ -296,8 +308,14 @@ impl CompressOptions {
             .factorise
             .as_ref()
             .and_then(|ranks| ranks.unknown(network));
-        let mut all = [("share", share), ("bits", bits), ("factorise", ranks)].into_iter();
-        all.find_map(|(key, name)| Some((key, name?)))
+        let preference = unknown(self.preference.keys(), network);
+        let keys = [
+            ("share", share),
+            ("bits", bits),
+            ("factorise", ranks),
+            ("preference", preference),
+        ];
+        keys.into_iter().find_map(|(key, name)| Some((key, name?)))
     }
 
     /// What the network may cost.

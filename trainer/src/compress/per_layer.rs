@@ -30,6 +30,17 @@ impl<T: Copy> PerLayer<T> {
         }
     }
 
+    /// With another value in place of each.
+    pub fn map<U>(&self, change: impl Fn(T) -> U) -> PerLayer<U> {
+        match self {
+            Self::All(value) => PerLayer::All(change(*value)),
+            Self::Named(values) => {
+                let values = values.iter();
+                PerLayer::Named(values.map(|(name, &v)| (name.clone(), change(v))).collect())
+            }
+        }
+    }
+
     /// All values.
     pub fn values(&self) -> impl Iterator<Item = T> {
         let (one, named) = match self {
@@ -44,13 +55,21 @@ impl<T: Copy> PerLayer<T> {
         let Self::Named(values) = self else {
             return None;
         };
-        let known = |name: &str| {
-            let mut nodes = network.nodes.iter();
-            let name = name.strip_suffix(DEPTHWISE).unwrap_or(name);
-            name == OTHERS || nodes.any(|n| n.name == name && network.params(n).is_some())
-        };
-        values.keys().map(String::as_str).find(|name| !known(name))
+        unknown(values.keys(), network)
     }
+}
+
+/// A name that no layer with weights has, nor the first part of one that is split.
+pub(super) fn unknown<'a>(
+    mut names: impl Iterator<Item = &'a String>,
+    network: &Network,
+) -> Option<&'a str> {
+    let known = |name: &str| {
+        let mut nodes = network.nodes.iter();
+        let name = name.strip_suffix(DEPTHWISE).unwrap_or(name);
+        name == OTHERS || nodes.any(|n| n.name == name && network.params(n).is_some())
+    };
+    names.find(|name| !known(name)).map(String::as_str)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A search for the network that loses least within a budget.
 //!
 //! A recipe says how a network is made smaller: which layers are factorised, to how many
-//! bits the weights go, and which layer's channels are worth more. For each recipe
+//! values or zeros the weights go, and which layer's channels are worth more. For each recipe
 //! there is one largest network that the budget allows. It is fine-tuned for a few epochs
 //! and its int8 model answers the validation pictures, which nothing learns from. Recipes
 //! are tried one decision after the other: each decision is taken with the best of the
@@ -20,13 +20,14 @@ use super::factorise::factorise;
 use super::finetune::finetune;
 use super::importance::importance;
 use super::per_layer::{OTHERS, PerLayer};
+use super::prune::zero_smallest;
 use super::share::fit_grids;
 use super::structured::{Preference, Shrinking, StructuredError};
 use crate::augment::Augmentation;
 use crate::checkpoint::Checkpoint;
 use crate::config::Pictures;
 use crate::data::Dataset;
-use crate::network::NetworkError;
+use crate::network::{NetworkError, Node};
 use crate::quantise::Prefer;
 use crate::score::Score;
 use crate::simulate::{SimulateError, simulate};
@@ -34,6 +35,8 @@ use crate::train::{Hooks, Teacher, TrainError, TrainOptions, answers};
 
 /// Bits that are tried where the file may be coded.
 const BITS: [u8; 3] = [4, 3, 2];
+/// Shares of zeros that are tried where they make the file smaller.
+const SPARSITIES: [f32; 2] = [0.4, 0.7];
 /// Bits that the first and the last layer are tried with beside these.
 const INT8: u8 = 8;
 /// Depthwise filters for each channel that are tried.
@@ -173,11 +176,61 @@ pub struct Recipe {
     /// Bits of the weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bits: Option<PerLayer<u8>>,
+    /// Distinct weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<PerLayer<u8>>,
+    /// Share of the weights that become 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sparsity: Option<f32>,
     /// How much more than others the channels of a layer are worth.
+    #[serde(default, skip_serializing_if = "Preference::is_empty")]
     pub preference: Preference,
 }
 
 impl Recipe {
+    /// The one that options ask for.
+    pub fn of(options: &CompressOptions) -> Self {
+        Self {
+            factorise: options.factorise.clone(),
+            bits: options.bits.clone(),
+            share: options.share.clone(),
+            sparsity: options.sparsity,
+            preference: options.preference.clone(),
+        }
+    }
+
+    /// The options, with this recipe in place of the one that is asked for.
+    fn into_options(self, others: &CompressOptions) -> CompressOptions {
+        let Self {
+            factorise,
+            bits,
+            share,
+            sparsity,
+            preference,
+        } = self;
+        CompressOptions {
+            factorise,
+            bits,
+            share,
+            sparsity,
+            preference,
+            ..others.clone()
+        }
+    }
+
+    /// With so many depthwise filters for each channel of these layers.
+    fn with_ranks(&self, layers: &[String], rank: NonZeroU8) -> Self {
+        let mut ranks = match &self.factorise {
+            Some(PerLayer::Named(ranks)) => ranks.clone(),
+            _ => Default::default(),
+        };
+        ranks.extend(layers.iter().map(|name| (name.clone(), rank)));
+        Self {
+            factorise: Some(PerLayer::Named(ranks)),
+            ..self.clone()
+        }
+    }
+
     /// A network with its layers split.
     fn factorised(&self, trained: &Checkpoint) -> Result<Checkpoint, NetworkError> {
         match &self.factorise {
@@ -239,11 +292,7 @@ impl Search<'_> {
     pub fn run(&self) -> Result<(Candidate, Vec<Trial>), SearchError> {
         let validation = self.pictures.validation.as_ref();
         let validation = validation.ok_or(SearchError::NoValidation)?;
-        let given = Recipe {
-            factorise: self.options.factorise.clone(),
-            bits: self.options.bits.clone(),
-            preference: Preference::new(),
-        };
+        let given = Recipe::of(self.options);
         let mut tried = Tried {
             search: self,
             validation,
@@ -258,19 +307,36 @@ impl Search<'_> {
             recipe: given.clone(),
             accuracy: f64::NEG_INFINITY,
         };
+        if self.options.trial_epochs == 0 {
+            return Ok((self.largest(&given, tried.targets)?, tried.trials));
+        }
         tried.decide(&mut best, |_| vec![given.clone()])?;
         if self.options.factorise.is_none() {
-            tried.decide(&mut best, |best| self.ranks(best))?;
+            let [dense, conv] = [self.dense_over_pictures(), self.inner_convolutions()];
+            // What suits the dense layers may depend on the convolutions.
+            for layers in [&dense, &conv, &dense] {
+                tried.decide(&mut best, |best| ranks(best, layers))?;
+            }
         }
-        if self.options.bits.is_none() && self.options.share.is_none() && self.may_be_coded() {
-            let recipe = |best: &Recipe, bits| Recipe {
-                bits: Some(PerLayer::All(bits)),
-                ..best.clone()
-            };
+        if self.may_be_coded() && !self.options.has_grids() {
             tried.decide(&mut best, |best| {
-                BITS.map(|bits| recipe(best, bits)).to_vec()
+                let recipe = |bits| Recipe {
+                    bits: Some(PerLayer::All(bits)),
+                    ..best.clone()
+                };
+                BITS.map(recipe).to_vec()
             })?;
             tried.decide(&mut best, |best| self.ends_in_int8(best))?;
+            tried.decide(&mut best, as_codebooks)?;
+        }
+        if self.zeros_pay() && self.options.sparsity.is_none() {
+            tried.decide(&mut best, |best| {
+                let recipe = |sparsity| Recipe {
+                    sparsity: Some(sparsity),
+                    ..best.clone()
+                };
+                SPARSITIES.map(recipe).to_vec()
+            })?;
         }
         for layer in self.layers(&best.recipe)? {
             let recipe = |best: &Recipe, worth| {
@@ -289,19 +355,24 @@ impl Search<'_> {
     }
 
     fn may_be_coded(&self) -> bool {
+        self.counts_bytes() && self.meter.export.prefer == Prefer::Size
+    }
+
+    /// Whether a network with zeros may be larger: parameters are counted with them.
+    fn zeros_pay(&self) -> bool {
         let targets = self.options.targets();
-        let bytes = targets.model_bytes.is_some() || targets.flash.is_some();
-        bytes && self.meter.export.prefer == Prefer::Size
+        targets.params.is_none() && (self.counts_bytes() || targets.instructions.is_some())
+    }
+
+    fn counts_bytes(&self) -> bool {
+        let targets = self.options.targets();
+        targets.model_bytes.is_some() || targets.flash.is_some()
     }
 
     /// The largest network of a recipe that the budget allows, by bisection over how many
     /// units have gone.
     fn largest(&self, recipe: &Recipe, targets: Targets) -> Result<Candidate, SearchError> {
-        let options = CompressOptions {
-            factorise: recipe.factorise.clone(),
-            bits: recipe.bits.clone(),
-            ..self.options.clone()
-        };
+        let options = recipe.clone().into_options(self.options);
         let whole = recipe.factorised(self.trained)?;
         let importance = importance(&whole, options.importance, &self.pictures.train)?;
         let shrinking = Shrinking::new(&whole, &importance, &recipe.preference);
@@ -315,7 +386,7 @@ impl Search<'_> {
                 let key = "target_params";
                 return Ok(Some(Over { key, is, most }));
             }
-            let smaller = on_grids(smaller, &options)?;
+            let smaller = as_exported(smaller, &options)?;
             let (_, cost) = match targets.need_chip() {
                 true => self.meter.measure(&smaller)?,
                 false => self.meter.measure_file(&smaller)?,
@@ -364,34 +435,32 @@ impl Search<'_> {
         }]
     }
 
-    /// Recipes that factorise the dense layers over pictures, in which most parameters
-    /// are.
-    fn ranks(&self, best: &Recipe) -> Vec<Recipe> {
+    /// The dense layers over pictures, in which most parameters are.
+    fn dense_over_pictures(&self) -> Vec<String> {
         let network = &self.trained.network;
-        let reads_picture = |node: &&crate::network::Node| {
+        let reads_picture = |node: &Node| {
             let before = node.inputs[0].checked_sub(1).map(|at| &network.nodes[at]);
             let flat = before.is_some_and(|node| node.layer == Layer::Flatten);
             let input = network.input_of(node);
             flat || input.height() * input.width() > 1
         };
-        let dense = network
-            .nodes
-            .iter()
-            .filter(|node| matches!(node.layer, Layer::Dense(_)));
-        let names: Vec<&String> = dense.filter(reads_picture).map(|node| &node.name).collect();
-        if names.is_empty() {
-            return Vec::new();
-        }
-        let recipe = |rank: NonZeroU8| Recipe {
-            factorise: Some(PerLayer::Named(
-                names.iter().map(|name| ((*name).clone(), rank)).collect(),
-            )),
-            ..best.clone()
-        };
-        RANKS
-            .iter()
-            .filter_map(|&rank| NonZeroU8::new(rank))
-            .map(recipe)
+        self.names(|node| matches!(node.layer, Layer::Dense(_)) && reads_picture(node))
+    }
+
+    /// The convolutions over more than the network's input, whose few channels would
+    /// leave few filters.
+    fn inner_convolutions(&self) -> Vec<String> {
+        self.names(|node| match node.layer {
+            Layer::Conv2d(conv) => conv.kernel.area() > 1 && node.inputs[0] > 0,
+            _ => false,
+        })
+    }
+
+    fn names(&self, which: impl Fn(&Node) -> bool) -> Vec<String> {
+        let nodes = self.trained.network.nodes.iter();
+        nodes
+            .filter(|node| which(node))
+            .map(|node| node.name.clone())
             .collect()
     }
 
@@ -399,7 +468,7 @@ impl Search<'_> {
     fn layers(&self, recipe: &Recipe) -> Result<Vec<String>, SearchError> {
         let whole = recipe.factorised(self.trained)?;
         let head = whole.network.head()?.name.clone();
-        let writes = |node: &&crate::network::Node| {
+        let writes = |node: &&Node| {
             matches!(node.layer, Layer::Conv2d(_) | Layer::Dense(_)) && node.name != head
         };
         let layers = whole.network.nodes.iter().filter(writes);
@@ -507,10 +576,11 @@ impl Tried<'_> {
         let widths = widths(&start);
         // Where a preference changes nothing, the answer is known.
         let same = |trial: &&Trial| {
-            let Recipe {
-                factorise, bits, ..
-            } = &trial.recipe;
-            (&trial.widths, factorise, bits) == (&widths, &recipe.factorise, &recipe.bits)
+            let as_here = Recipe {
+                preference: recipe.preference.clone(),
+                ..trial.recipe.clone()
+            };
+            trial.widths == widths && as_here == *recipe
         };
         if let Some(same) = self.trials.iter().find(same) {
             return Ok(Trial {
@@ -548,15 +618,40 @@ impl Tried<'_> {
     }
 }
 
-/// As it will be exported.
-fn on_grids(checkpoint: Checkpoint, options: &CompressOptions) -> Result<Checkpoint, NetworkError> {
-    if !options.has_grids() {
-        return Ok(checkpoint);
+/// With the zeros and on the grids that it will be trained to.
+fn as_exported(
+    checkpoint: Checkpoint,
+    options: &CompressOptions,
+) -> Result<Checkpoint, NetworkError> {
+    let mut checkpoint = match options.has_grids() {
+        true => checkpoint.without_batch_norm()?,
+        false => checkpoint,
+    };
+    zero_smallest(&mut checkpoint, options.sparsity(), options.scope);
+    if options.has_grids() {
+        fit_grids(&mut checkpoint, options);
+        checkpoint.snap_to_grids();
     }
-    let mut plain = checkpoint.without_batch_norm()?;
-    fit_grids(&mut plain, options);
-    plain.snap_to_grids();
-    Ok(plain)
+    Ok(checkpoint)
+}
+
+/// Recipes that factorise some layers.
+fn ranks(best: &Recipe, layers: &[String]) -> Vec<Recipe> {
+    let ranks = RANKS.iter().filter_map(|&rank| NonZeroU8::new(rank));
+    let recipes = ranks.map(|rank| best.with_ranks(layers, rank));
+    recipes.filter(|recipe| recipe != best).collect()
+}
+
+/// The recipe with as many values as its bits have, but chosen to fit.
+fn as_codebooks(best: &Recipe) -> Vec<Recipe> {
+    let values = |bits: u8| u8::MAX >> (u8::BITS as u8 - bits.min(8));
+    let share = best.bits.as_ref().map(|bits| bits.map(values));
+    let recipe = |share| Recipe {
+        bits: None,
+        share: Some(share),
+        ..best.clone()
+    };
+    share.map(recipe).into_iter().collect()
 }
 
 /// The channels that layers with weights write.

@@ -141,18 +141,19 @@ mod tests {
             let options = TrainOptions {
                 epochs: 60,
                 batch: 40,
-                rate: 0.01,
+                rate: Some(0.01),
                 ..Default::default()
             };
             let none = Augmentation::default();
             let trained = train(
                 untrained(batch_norm),
                 &data(),
+                None,
                 &options,
                 &none,
                 &Hooks::default(),
             );
-            let (whole, all) = scan(&trained.unwrap(), &data()).unwrap();
+            let (whole, all) = scan(&trained.unwrap().checkpoint, &data()).unwrap();
             assert!(whole > 0.9, "{whole}");
             // Two layers with all changes, and the head without the channels.
             assert_eq!(all.len(), 2 * 8 + 6);

@@ -84,6 +84,16 @@ pub enum DataError {
         /// Classes that the train part lacks.
         only_test: Vec<String>,
     },
+    /// Pictures of a class to measure on and none to learn from.
+    #[error(
+        "the test part has pictures of {} and the training part has none; add some to it, or remove them from the \
+         test part",
+        list(classes)
+    )]
+    OnlyInTest {
+        /// The classes.
+        classes: Vec<String>,
+    },
     /// A file that has a picture's extension and is not a whole picture.
     #[error("{file}: cut off, or not a picture: {reason}; replace the file or remove it")]
     BadPicture {

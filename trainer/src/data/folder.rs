@@ -49,6 +49,12 @@ pub(super) fn load(root: &Path, part: Part, options: &Options) -> Result<Dataset
     })
 }
 
+/// The file of each picture, in the order of [`load`].
+pub(super) fn files(root: &Path, part: Part) -> Result<Vec<PathBuf>, DataError> {
+    let classes = class_files(&part_folder(root, part)?)?;
+    Ok(classes.into_iter().flat_map(|(_, files)| files).collect())
+}
+
 /// `train` and `test` are parts if one of them holds folders; otherwise they are classes like any other.
 fn part_folder(root: &Path, part: Part) -> Result<PathBuf, DataError> {
     let [train, test] = [Part::Train, Part::Test].map(|part| root.join(part.to_string()));

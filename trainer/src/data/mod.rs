@@ -14,13 +14,15 @@ mod folder;
 mod idx;
 mod save;
 mod sheet;
+mod twins;
 
 pub use dataset::{Dataset, Picture, PictureShape};
 pub use error::DataError;
 pub use fit::{Options, Resize};
 pub use save::{png, save_png};
-pub use sheet::contact_sheet;
 pub(crate) use sheet::{cell, enlarged};
+pub use sheet::{contact_sheet, operation_sheet};
+pub use twins::{Twins, repeated, twins};
 
 /// Where pictures come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +113,61 @@ pub fn load_picture(
     };
     let picture = folder::decode(file, &options.pinned(shape))?;
     Ok(fit::pixels(picture, shape.channels))
+}
+
+/// Reads both parts of a source, the test part in the shape of the train part; `None` for a test part that it does
+/// not have.
+///
+/// # Errors
+///
+/// Every [`DataError`] of [`load`].
+pub fn load_both(
+    source: &Source,
+    options: &Options,
+) -> Result<(Dataset, Option<Dataset>), DataError> {
+    let train = load(source, Part::Train, options)?;
+    match load(source, Part::Test, &options.pinned(train.shape)) {
+        Ok(test) => Ok((train, Some(test))),
+        Err(DataError::NoPart { .. }) => Ok((train, None)),
+        Err(error) => Err(error),
+    }
+}
+
+/// The file of each picture of a part, in the order of [`load`]; `None` for a source that has no files of single
+/// pictures.
+///
+/// # Errors
+///
+/// Every [`DataError`] of a folder.
+pub fn files(source: &Source, part: Part) -> Result<Option<Vec<PathBuf>>, DataError> {
+    match source {
+        Source::Folder(folder) => folder::files(folder, part).map(Some),
+        Source::Idx(_) | Source::FashionMnist => Ok(None),
+    }
+}
+
+/// Checks that there is something to learn of every class that the test part has.
+///
+/// # Errors
+///
+/// [`DataError::OnlyInTest`] if not.
+pub fn check_classes(train: &Dataset, test: &Dataset) -> Result<(), DataError> {
+    let classes = missing_classes(train, test);
+    match classes.is_empty() {
+        true => Ok(()),
+        false => Err(DataError::OnlyInTest { classes }),
+    }
+}
+
+/// Classes of which the first part has no picture and the second one has.
+#[must_use]
+pub fn missing_classes(first: &Dataset, second: &Dataset) -> Vec<String> {
+    let counts = first.counts().into_iter().zip(second.counts());
+    let classes = first.classes.iter().zip(counts);
+    classes
+        .filter(|(_, (first, second))| *first == 0 && *second > 0)
+        .map(|(class, _)| class.clone())
+        .collect()
 }
 
 #[cfg(test)]

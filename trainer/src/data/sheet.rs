@@ -28,8 +28,29 @@ pub fn contact_sheet(
     augmentation: &Augmentation,
     seed: u64,
 ) -> RgbImage {
+    let pictures = first_of_each_class(dataset, per_class.min(MOST));
+    let rows: Vec<Row> = pictures.iter().map(|&at| (at, augmentation)).collect();
+    sheet(dataset, &rows, columns, seed)
+}
+
+/// Draws likewise a row for each of these augmentations, with pictures of one class after the other.
+#[must_use]
+pub fn operation_sheet(
+    dataset: &Dataset,
+    columns: usize,
+    augmentations: &[Augmentation],
+    seed: u64,
+) -> RgbImage {
+    let pictures = first_of_each_class(dataset, 1);
+    let rows: Vec<Row> = pictures.into_iter().cycle().zip(augmentations).collect();
+    sheet(dataset, &rows, columns, seed)
+}
+
+/// The position of a picture, and what is done to it.
+type Row<'a> = (usize, &'a Augmentation);
+
+fn sheet(dataset: &Dataset, rows: &[Row], columns: usize, seed: u64) -> RgbImage {
     let columns = columns.clamp(1, MOST);
-    let rows = first_of_each_class(dataset, per_class.min(MOST));
     let (width, height) = cell(dataset.shape, SIDE);
     let extent = |count: usize, side: u32| GAP + count as u32 * (side + GAP);
     let mut sheet = RgbImage::from_pixel(
@@ -38,7 +59,7 @@ pub fn contact_sheet(
         BACKGROUND,
     );
     let border = dataset.border();
-    for (row, &index) in (0u32..).zip(&rows) {
+    for (row, &(index, augmentation)) in (0u32..).zip(rows) {
         for (column, pixels) in (0u32..).zip(variants(
             dataset,
             index,
@@ -88,17 +109,12 @@ fn variants<'a>(
         .unwrap_or_default();
     let augmented = (0..columns as u64 - 1).map(move |epoch| {
         let mut out = vec![0; dataset.shape.bytes()];
-        augmentation.apply(
-            original,
-            dataset.shape,
-            border,
-            Draw {
-                seed,
-                index: index as u64,
-                epoch,
-            },
-            &mut out,
-        );
+        let draw = Draw {
+            seed,
+            index: index as u64,
+            epoch,
+        };
+        augmentation.view(dataset, border, draw, &mut out);
         out
     });
     std::iter::once(original.to_vec()).chain(augmented)
@@ -213,6 +229,16 @@ mod tests {
             assert_eq!(shown.0, wanted[at..at + 3]);
         }
         assert_eq!(contact_sheet(&data, 2, 3, &augmentation, 9), sheet);
+    }
+
+    #[test]
+    fn each_operation_has_a_row() {
+        let all: Vec<Augmentation> = Augmentation::each().into_iter().map(|(_, a)| a).collect();
+        let sheet = operation_sheet(&four(), 3, &all, 1);
+        assert_eq!(sheet.dimensions(), (6 + 3 * 86, 6 + 16 * 46));
+        // Rows change between the classes.
+        let originals = [20, 66, 112].map(|y| sheet.get_pixel(20, y).0[0]);
+        assert_eq!(originals, [60, 110, 60]);
     }
 
     #[test]

@@ -41,6 +41,9 @@ struct FloatLayer {
     norm: Option<BatchNorm>,
 }
 
+/// Changes the inputs [pictures, values] of the dense node of a number.
+type BeforeDense<'a> = &'a dyn Fn(usize, Tensor<2>) -> Tensor<2>;
+
 /// Which weights of a [`FloatNetwork`] are 0 and stay so.
 #[derive(Clone, Debug)]
 pub struct Masks(HashMap<ParamId, Tensor<1, Bool>>);
@@ -96,17 +99,27 @@ impl FloatNetwork {
 
     /// Outputs of the head before a closing softmax: [pictures, classes].
     pub fn logits(&self, input: Tensor<4>) -> Tensor<2> {
-        self.logits_behind(vec![input])
+        self.logits_through(input, &|_, x| x)
+    }
+
+    /// The same, with the inputs of dense layers changed before.
+    pub(crate) fn logits_through(&self, input: Tensor<4>, before_dense: BeforeDense) -> Tensor<2> {
+        self.head(vec![input], before_dense)
     }
 
     /// The same from values that are there already: of [`Self::values`].
     pub(crate) fn logits_behind(&self, values: Vec<Tensor<4>>) -> Tensor<2> {
+        self.head(values, &|_, x| x)
+    }
+
+    fn head(&self, values: Vec<Tensor<4>>, before_dense: BeforeDense) -> Tensor<2> {
         let closing = self
             .network
             .nodes
             .last()
             .is_some_and(|node| node.layer == Layer::Softmax);
-        let mut values = self.go_on(values, self.layers.len() - usize::from(closing));
+        let count = self.layers.len() - usize::from(closing);
+        let mut values = self.go_on(values, count, before_dense);
         // The head is a value, and there is at least the input.
         flat(values.swap_remove(values.len() - 1))
     }
@@ -114,8 +127,10 @@ impl FloatNetwork {
     /// The output of every node behind its activation, for a batch: numbers in
     /// the order `[picture][row][column][channel]`.
     pub fn trace(&self, input: Tensor<4>) -> Vec<Vec<f32>> {
-        let values = self.values(input, self.layers.len()).into_iter().skip(1);
+        let values = self.values(input, self.layers.len());
         values
+            .into_iter()
+            .skip(1)
             .map(|value| numbers(value.permute([0, 2, 3, 1])))
             .collect()
     }
@@ -164,26 +179,38 @@ impl FloatNetwork {
 
     /// The input and the outputs of the first `count` nodes.
     pub(crate) fn values(&self, input: Tensor<4>, count: usize) -> Vec<Tensor<4>> {
-        self.go_on(vec![input], count)
+        self.go_on(vec![input], count, &|_, x| x)
     }
 
     /// Values of which some are there already: the input, and the outputs of the first nodes.
-    fn go_on(&self, mut values: Vec<Tensor<4>>, count: usize) -> Vec<Tensor<4>> {
-        let nodes = self.network.nodes.iter().zip(&self.layers).take(count);
-        for (node, layer) in nodes.skip(values.len() - 1) {
-            values.push(layer.forward(node, &values));
+    fn go_on(
+        &self,
+        mut values: Vec<Tensor<4>>,
+        count: usize,
+        before_dense: BeforeDense,
+    ) -> Vec<Tensor<4>> {
+        let layers = self.network.nodes.iter().zip(&self.layers);
+        let known = values.len() - 1;
+        for (index, (node, layer)) in layers.enumerate().take(count).skip(known) {
+            let before_dense = |x| before_dense(index, x);
+            values.push(layer.forward(node, &values, &before_dense));
         }
         values
     }
 }
 
 impl FloatLayer {
-    fn forward(&self, node: &Node, values: &[Tensor<4>]) -> Tensor<4> {
+    fn forward(
+        &self,
+        node: &Node,
+        values: &[Tensor<4>],
+        before_dense: &dyn Fn(Tensor<2>) -> Tensor<2>,
+    ) -> Tensor<4> {
         let input = |index: usize| values[node.inputs[index]].clone();
         let x = input(0);
         let y = match (&node.layer, &self.conv, &self.dense) {
             (_, Some(conv), _) => conv.forward(x),
-            (_, _, Some(dense)) => column(dense.forward(flat(x))),
+            (_, _, Some(dense)) => column(dense.forward(before_dense(flat(x)))),
             (Layer::MaxPool2d(pool), ..) => max_pool(pool, x),
             (Layer::AvgPool2d(pool), ..) => average_pool(pool, x),
             (Layer::GlobalAvgPool2d, ..) => x.mean_dim(3).mean_dim(2),
@@ -344,7 +371,10 @@ fn padding(padding: Padding) -> PaddingConfig2d {
 
 /// All elements in row-major order.
 pub(crate) fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().iter::<f32>().collect()
+    let data = tensor.into_data();
+    // As they are, where they are 32 bits wide.
+    let as_they_are = data.try_to_vec::<f32>();
+    as_they_are.unwrap_or_else(|_| data.iter::<f32>().collect())
 }
 
 /// Takes the tensors of one node out of a checkpoint.

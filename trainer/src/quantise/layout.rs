@@ -164,17 +164,17 @@ const CONV_SPARSE: Table = Table {
 };
 const DENSE_DENSE: Table = Table {
     positions: 1,
-    tile: 1310.0,
+    tile: 1210.0,
     tap: [2.62; 2],
-    filter: [99.5; 2],
+    filter: [130.0; 2],
     weight: 3.73,
     plane: 0.0,
 };
 const DENSE_SPARSE: Table = Table {
     positions: 1,
-    tile: 1317.0,
+    tile: 1217.0,
     tap: [0.0; 2],
-    filter: [117.0; 2],
+    filter: [148.0; 2],
     weight: 3.75,
     plane: 0.0,
 };

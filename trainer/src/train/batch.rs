@@ -3,26 +3,28 @@
 use std::hash::{DefaultHasher, Hasher};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
 use shared::layer::Shape;
 
-use crate::augment::{Augmentation, Border, Draw};
+use super::balance::{Member, Sampling, class_weights};
+use crate::augment::{Augmentation, Border, Draw, Second};
 use crate::checkpoint::InputScale;
 use crate::data::Dataset;
 use crate::network::pictures_to_tensor;
 
 /// Some of the pictures of one step.
 pub(super) struct Shard {
-    /// Positions in the data.
-    members: Vec<usize>,
+    members: Vec<Member>,
     epoch: usize,
-    /// Class of each picture.
-    pub labels: Vec<usize>,
     /// Whether these are all.
     pub whole: bool,
+}
+
+impl Shard {
+    /// Number of pictures.
+    pub(super) fn len(&self) -> usize {
+        self.members.len()
+    }
 }
 
 /// What a worker computes with.
@@ -31,6 +33,8 @@ pub(super) struct Prepared {
     pub input: Tensor<4>,
     /// What the network should say to them [pictures, classes].
     pub targets: Tensor<2>,
+    /// Class of each picture; of two that were mixed, that of the larger share.
+    pub labels: Vec<usize>,
     /// A hash of each augmented picture: equal ones have equal keys, and others almost
     /// certainly not.
     pub keys: Vec<u64>,
@@ -46,11 +50,14 @@ pub(super) struct Batches<'a> {
     scale: InputScale,
     /// Share of the target that goes to all classes alike.
     smoothing: f32,
+    /// How much a picture of each class counts.
+    weights: Vec<f32>,
+    sampling: Sampling,
     seed: u64,
     /// Batches in one pass over the data.
     pub per_epoch: usize,
     /// The order of the pictures in the epoch of this number.
-    order: (usize, Vec<usize>),
+    order: (usize, Vec<Member>),
 }
 
 impl<'a> Batches<'a> {
@@ -60,6 +67,7 @@ impl<'a> Batches<'a> {
         (shape, scale): (Shape, InputScale),
         options: &super::TrainOptions,
     ) -> Self {
+        let pictures = data.pictures.len();
         Self {
             data,
             augmentation,
@@ -67,9 +75,11 @@ impl<'a> Batches<'a> {
             shape,
             scale,
             smoothing: options.smoothing,
+            weights: class_weights(data, options),
+            sampling: options.sampling,
             seed: options.seed,
-            per_epoch: data.pictures.len().div_ceil(options.batch).max(1),
-            order: (0, shuffled(data.pictures.len(), options.seed, 0)),
+            per_epoch: pictures.div_ceil(options.batch(pictures)).max(1),
+            order: (0, options.sampling.order(data, options.seed, 0)),
         }
     }
 
@@ -78,21 +88,15 @@ impl<'a> Batches<'a> {
     /// step: batch normalisation would suffer from a small last one.
     pub(super) fn shards(&mut self, step: usize, most: usize) -> Vec<Shard> {
         let (epoch, index) = (step / self.per_epoch, step % self.per_epoch);
-        let count = self.data.pictures.len();
         if self.order.0 != epoch {
-            self.order = (epoch, shuffled(count, self.seed, epoch));
+            self.order = (epoch, self.sampling.order(self.data, self.seed, epoch));
         }
         let batch = part(&self.order.1, index, self.per_epoch);
         let shards = batch.len().div_ceil(most);
         let shard = |index| {
             let members = part(batch, index, shards).to_vec();
-            let labels = members
-                .iter()
-                .map(|&at| self.data.pictures[at].label)
-                .collect();
             Shard {
                 members,
-                labels,
                 epoch,
                 whole: shards == 1,
             }
@@ -102,7 +106,12 @@ impl<'a> Batches<'a> {
 
     /// The pictures of a shard, augmented.
     pub(super) fn prepare(&self, shard: &Shard, device: &Device) -> Prepared {
-        let pixels = self.pixels(&shard.members, shard.epoch);
+        let mut pixels = vec![0; shard.len() * self.shape.len()];
+        let pictures = pixels.par_chunks_exact_mut(self.shape.len());
+        let seen: Vec<Seen> = pictures
+            .zip(&shard.members)
+            .map(|(out, &member)| self.see(member, shard.epoch, out))
+            .collect();
         let key = |pixels: &[u8]| {
             let mut hasher = DefaultHasher::new();
             hasher.write(pixels);
@@ -110,54 +119,110 @@ impl<'a> Batches<'a> {
         };
         Prepared {
             input: pictures_to_tensor(&pixels, self.shape, self.scale, device),
-            targets: self.targets(&shard.labels, device),
+            targets: self.targets(&seen, device),
+            labels: seen.iter().map(Seen::label).collect(),
             keys: pixels.chunks_exact(self.shape.len()).map(key).collect(),
         }
     }
 
-    fn pixels(&self, members: &[usize], epoch: usize) -> Vec<u8> {
-        let mut pixels = vec![0; members.len() * self.shape.len()];
-        let pictures = pixels.par_chunks_exact_mut(self.shape.len()).zip(members);
-        pictures.for_each(|(out, &at)| {
-            let picture = &self.data.pictures[at].pixels;
-            let draw = Draw {
-                seed: self.seed,
-                index: at as u64,
-                epoch: epoch as u64,
-            };
-            self.augmentation
-                .apply(picture, self.data.shape, self.border, draw, out);
-        });
-        pixels
+    /// Writes the augmented picture, another one for each time in the epoch.
+    fn see(&self, Member { index, repeat }: Member, epoch: usize, out: &mut [u8]) -> Seen {
+        let draw = Draw {
+            seed: self.seed,
+            index: index as u64,
+            epoch: epoch as u64 | u64::from(repeat) << 32,
+        };
+        Seen {
+            first: self.data.pictures[index].label,
+            second: self.augmentation.view(self.data, self.border, draw, out),
+        }
     }
 
-    /// One for the right class, less what label smoothing spreads over all.
-    fn targets(&self, labels: &[usize], device: &Device) -> Tensor<2> {
+    /// One for the right class, or its share for each of two that were mixed, less what
+    /// label smoothing spreads over all; times the weight of the class.
+    fn targets(&self, seen: &[Seen], device: &Device) -> Tensor<2> {
         let classes = self.data.classes.len();
         let spread = self.smoothing / classes as f32;
-        let target = |label: usize, class| match class == label {
-            true => 1.0 - self.smoothing + spread,
-            false => spread,
-        };
-        let rows = labels
-            .iter()
-            .flat_map(|&label| (0..classes).map(move |class| target(label, class)));
+        let rows = seen.iter().flat_map(|picture| {
+            let shares = (0..classes).map(move |class| picture.share(class));
+            let weighed = shares.clone().zip(&self.weights);
+            let weight: f32 = weighed.map(|(share, weight)| share * weight).sum();
+            shares.map(move |share| ((1.0 - self.smoothing) * share + spread) * weight)
+        });
         Tensor::from_data(
-            TensorData::new(rows.collect(), [labels.len(), classes]),
+            TensorData::new(rows.collect(), [seen.len(), classes]),
             device,
         )
     }
 }
 
+/// What is on an augmented picture.
+struct Seen {
+    /// Class of the picture.
+    first: usize,
+    /// What was mixed into it.
+    second: Option<Second>,
+}
+
+impl Seen {
+    /// How much of the picture is of a class, 0 to 1.
+    fn share(&self, class: usize) -> f32 {
+        let own = f32::from(u8::from(class == self.first));
+        self.second.map_or(own, |second| {
+            let other = f32::from(u8::from(class == second.label));
+            own * (1.0 - second.share) + other * second.share
+        })
+    }
+
+    /// The class that has most of it.
+    fn label(&self) -> usize {
+        let other = self.second.filter(|second| second.share > 0.5);
+        other.map_or(self.first, |second| second.label)
+    }
+}
+
 /// One of `parts` parts of almost equal length.
-fn part(all: &[usize], index: usize, parts: usize) -> &[usize] {
+fn part<T>(all: &[T], index: usize, parts: usize) -> &[T] {
     &all[index * all.len() / parts..(index + 1) * all.len() / parts]
 }
 
-fn shuffled(count: usize, seed: u64, epoch: usize) -> Vec<usize> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    random.set_stream(epoch as u64);
-    let mut order: Vec<usize> = (0..count).collect();
-    order.shuffle(&mut random);
-    order
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::augment::{Cutmix, Mixup};
+    use crate::network::numbers;
+    use crate::train::TrainOptions;
+    use crate::train::tests::{data, untrained};
+
+    #[test]
+    fn targets_are_mixed_as_pictures_are() {
+        let data = data();
+        let (network, input) = (untrained(false).network, untrained(false).input);
+        let options = TrainOptions {
+            smoothing: 0.3,
+            batch: 60,
+            ..Default::default()
+        };
+        let mixed = Augmentation {
+            mixup: Mixup(0.5),
+            cutmix: Cutmix(1.0),
+            ..Default::default()
+        };
+        let mut batches = Batches::new(&data, &mixed, (network.input, input), &options);
+        let shard = batches.shards(0, 60).remove(0);
+        let Prepared {
+            targets, labels, ..
+        } = batches.prepare(&shard, &Device::flex());
+        let rows = numbers(targets);
+        let mut between = 0;
+        for ((row, &label), member) in rows.chunks(3).zip(&labels).zip(&shard.members) {
+            assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+            assert!(row.iter().all(|&target| target >= 0.0999));
+            assert_eq!(crate::train::argmax(row), label);
+            // 0.1 of the smoothing, and 0.7 of its share.
+            let own = row[data.pictures[member.index].label];
+            between += usize::from(own > 0.11 && own < 0.79);
+        }
+        assert!(between > 20, "{between}");
+    }
 }

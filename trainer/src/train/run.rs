@@ -4,20 +4,24 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use burn::module::{Module, ParamGroup};
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer, MultiGradientsParams};
-use burn::tensor::activation::log_softmax;
+use burn::module::Module;
+use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Bytes, Device, Tensor};
 
+use super::average::{self, Place};
 use super::batch::{Batches, Prepared, Shard};
 use super::curve::Curve;
+use super::diverged::Cause;
+use super::dropout::Dropout;
+use super::loss::{Goal, Loss};
+use super::optimiser::gather;
 use super::progress::Progress;
 use super::schedule::rate;
-use super::teacher::{Lesson, Taught};
+use super::teacher::Lesson;
 use super::workers::Workers;
-use super::{Hooks, TrainError, TrainOptions};
+use super::{Hooks, TrainError, TrainOptions, mean_loss};
 use crate::augment::Augmentation;
-use crate::checkpoint::{Checkpoint, TrainingState};
+use crate::checkpoint::{BestEpoch, Checkpoint, Tensors, TrainingState};
 use crate::data::Dataset;
 use crate::network::{FloatNetwork, Masks, Network, numbers};
 
@@ -50,6 +54,8 @@ pub(crate) trait Constraint {
 /// What is trained how.
 pub(crate) struct Job<'a> {
     pub data: &'a Dataset,
+    /// What early stopping decides on.
+    pub validation: Option<&'a Dataset>,
     pub options: &'a TrainOptions,
     pub augmentation: &'a Augmentation,
     pub constraint: Option<&'a dyn Constraint>,
@@ -59,13 +65,34 @@ pub(crate) struct Job<'a> {
     pub key: String,
 }
 
-/// Trains until the last step.
-pub(crate) fn run(start: Checkpoint, job: &Job) -> Result<Checkpoint, TrainError> {
-    let mut run = Run::new(start, job)?;
+/// A training that came to its end.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Outcome {
+    /// The trained network.
+    pub checkpoint: Checkpoint,
+    /// Epochs that were trained: fewer than asked for where it was stopped early.
+    pub epochs: usize,
+    /// With early stopping, that whose weights these are, from 1.
+    pub best_epoch: Option<usize>,
+}
+
+/// Trains until the last step, or until early stopping.
+pub(crate) fn run(start: Checkpoint, job: &Job) -> Result<Outcome, TrainError> {
+    run_on(Workers::for_all_cores(), start, job)
+}
+
+/// The same on these workers.
+pub(super) fn run_on(
+    workers: Workers,
+    start: Checkpoint,
+    job: &Job,
+) -> Result<Outcome, TrainError> {
+    let mut run = Run::new(workers, start, job)?;
     let (mut saved, mut pause) = (Instant::now(), job.hooks.save_every);
-    while run.step < run.steps {
+    while !run.is_over() {
         run.constrain();
         run.train_step()?;
+        run.look_back()?;
         if job.hooks.stop.load(Ordering::Relaxed) {
             return Err(run.interrupted()?);
         }
@@ -78,8 +105,16 @@ pub(crate) fn run(start: Checkpoint, job: &Job) -> Result<Checkpoint, TrainError
     }
     run.constrain();
     run.save_curve()?;
-    run.checkpoint.tensors = run.network.to_tensors();
-    Ok(run.checkpoint)
+    match is_finite(&run.network.to_tensors()) {
+        true => Ok(run.outcome()),
+        // The last step went too far, and no loss was computed since.
+        false => Err(run.diverged()),
+    }
+}
+
+fn is_finite(tensors: &Tensors) -> bool {
+    let mut values = tensors.values().flat_map(|tensor| &tensor.data);
+    values.all(|value| value.is_finite())
 }
 
 struct Run<'a> {
@@ -88,7 +123,12 @@ struct Run<'a> {
     checkpoint: Checkpoint,
     network: FloatNetwork,
     optimiser: ModuleOptimizer,
+    loss: Loss,
     masks: Option<Masks>,
+    /// The mean of the tensors, where one is asked for.
+    average: Option<Tensors>,
+    /// The best epoch, and its loss on the validation pictures.
+    best: Option<(BestEpoch, f64)>,
     batches: Batches<'a>,
     workers: Workers,
     /// Most pictures that one worker takes at a time.
@@ -99,61 +139,155 @@ struct Run<'a> {
     /// Finished steps.
     step: usize,
     steps: usize,
+    /// Finished steps of the state in the file.
+    saved: Option<usize>,
 }
 
 impl<'a> Run<'a> {
-    fn new(mut checkpoint: Checkpoint, job: &'a Job<'a>) -> Result<Self, TrainError> {
+    fn new(
+        workers: Workers,
+        mut checkpoint: Checkpoint,
+        job: &'a Job<'a>,
+    ) -> Result<Self, TrainError> {
         let device = Device::flex().autodiff();
         let network = FloatNetwork::new(&checkpoint, &device);
         let input = (checkpoint.network.input, checkpoint.input);
         let batches = Batches::new(job.data, job.augmentation, input, job.options);
         let steps = job.options.epochs * batches.per_epoch;
-        let (step, optimiser) = match checkpoint.training.take() {
-            None => (0, optimiser(job.options)),
-            Some(state) => resume(state, job)?,
-        };
-        Ok(Self {
-            curve: curve(job, step / batches.per_epoch)?,
-            progress: Progress::new(job.hooks.label, step, steps, batches.per_epoch),
+        let optimiser = job.options.optimizer.build(job.options.weight_decay());
+        let resumed = checkpoint.training.take();
+        let saved = resumed.as_ref().map(|state| state.step);
+        let state = resumed.unwrap_or_else(|| TrainingState {
+            run: job.key.clone(),
+            ..Default::default()
+        });
+        let mut run = Self {
+            curve: curve(job, state.step / batches.per_epoch)?,
+            progress: Progress::new(job.hooks.label, state.step, steps, batches.per_epoch),
             masks: job.constraint.map(|_| network.masks()),
-            workers: Workers::new(),
+            workers,
             shard: shard(&checkpoint.network),
+            loss: Loss::new(job.data, job.options),
             job,
             checkpoint,
             network,
-            optimiser,
+            optimiser: match saved {
+                None => optimiser,
+                Some(_) => resume(optimiser, &state, job)?,
+            },
+            average: state.average,
+            best: None,
             batches,
             device,
-            step,
+            step: state.step,
             steps,
-        })
+            saved,
+        };
+        if let Some(best) = state.best {
+            let loss = run.validate(&best.tensors)?;
+            run.best = loss.map(|loss| (best, loss));
+        }
+        Ok(run)
+    }
+
+    /// Whether all steps are done, or epochs enough went by without a better one.
+    fn is_over(&self) -> bool {
+        let best = self.best.as_ref().map(|(best, _)| best.epoch);
+        let without = best.map(|best| self.step / self.batches.per_epoch - best);
+        self.step >= self.steps
+            || self
+                .job
+                .options
+                .patience
+                .is_some_and(|patience| without.is_some_and(|without| without >= patience))
+    }
+
+    fn outcome(self) -> Outcome {
+        let epochs = self.step / self.batches.per_epoch;
+        let (best_epoch, tensors) = match self.best {
+            Some((best, _)) => (Some(best.epoch), best.tensors),
+            None => (
+                None,
+                self.average.unwrap_or_else(|| self.network.to_tensors()),
+            ),
+        };
+        let mut checkpoint = self.checkpoint;
+        checkpoint.tensors = tensors;
+        Outcome {
+            checkpoint,
+            epochs,
+            best_epoch,
+        }
+    }
+
+    /// Takes the step into the mean, and the epoch into account for early stopping.
+    fn look_back(&mut self) -> Result<(), TrainError> {
+        let options = self.job.options;
+        let per_epoch = self.batches.per_epoch;
+        let place = Place {
+            step: self.step,
+            per_epoch,
+            epochs: options.epochs,
+        };
+        let network = &self.network;
+        average::update(&mut self.average, place, options, || network.to_tensors());
+        if options.patience.is_none() || !self.step.is_multiple_of(per_epoch) {
+            return Ok(());
+        }
+        let now = self.average.clone();
+        let tensors = now.unwrap_or_else(|| self.network.to_tensors());
+        let least = self.best.as_ref().map_or(f64::INFINITY, |(_, loss)| *loss);
+        // What is not a number is not better.
+        if let Some(loss) = self.validate(&tensors)?.filter(|&loss| loss < least) {
+            let epoch = self.step / per_epoch;
+            self.best = Some((BestEpoch { epoch, tensors }, loss));
+        }
+        Ok(())
+    }
+
+    /// The loss of these tensors on the validation pictures.
+    fn validate(&mut self, tensors: &Tensors) -> Result<Option<f64>, TrainError> {
+        self.checkpoint.tensors.clone_from(tensors);
+        let loss = |data| mean_loss(&self.checkpoint, data);
+        self.job.validation.map(loss).transpose()
     }
 
     fn train_step(&mut self) -> Result<(), TrainError> {
         let shards = self.batches.shards(self.step, self.shard);
-        let pictures: usize = shards.iter().map(|shard| shard.labels.len()).sum();
+        let pictures: usize = shards.iter().map(Shard::len).sum();
         let (network, device) = (&self.network, &self.device);
         let lesson = self.job.lesson.as_ref();
-        let results = self.workers.map(shards, |shard| {
-            let Prepared {
-                input,
-                targets,
-                keys,
-            } = self.batches.prepare(&shard, device);
-            let taught = lesson.map(|lesson| lesson.answers(&input, &keys));
-            // A copy of its own for each, or they would wait for each other.
-            let network = match shard.whole {
-                true => network.clone(),
-                false => network.valid().train(),
-            };
-            learn(&network, input, &Goal { targets, taught }, &shard, pictures)
-        });
+        let numbered = shards.into_iter().enumerate().collect();
+        let results = self
+            .workers
+            .map(numbered, |(number, shard): (usize, Shard)| {
+                let Prepared {
+                    input,
+                    targets,
+                    labels,
+                    keys,
+                } = self.batches.prepare(&shard, device);
+                let taught = lesson.map(|lesson| lesson.answers(&input, &keys));
+                // A copy of its own for each, or they would wait for each other.
+                let network = match shard.whole {
+                    true => network.clone(),
+                    false => network.valid().train(),
+                };
+                let dropout = Dropout {
+                    share: self.job.options.dropout,
+                    seed: self.job.options.seed,
+                    step: self.step,
+                    shard: number,
+                };
+                let logits = network.logits_through(input, &|layer, x| dropout.apply(layer, x));
+                let right = count_right(&numbers(logits.clone().inner()), &labels);
+                let loss = self.loss.sum(logits, &Goal { targets, taught }) / pictures as f64;
+                Learned::new(loss, right, &network)
+            });
         let loss = results.iter().map(|result| result.loss).sum::<f32>();
         let right = results.iter().map(|result| result.right).sum();
         if !loss.is_finite() {
-            return Err(TrainError::NotFinite {
-                step: self.step + 1,
-            });
+            return Err(self.diverged());
         }
         self.grow(&results);
         self.update(results);
@@ -166,15 +300,20 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    fn diverged(&self) -> TrainError {
+        let step = (self.step + 1).min(self.steps);
+        TrainError::NotFinite {
+            step,
+            cause: Cause::find(self.job.data, self.job.options, step, self.steps),
+            kept: self.job.hooks.save.map(ToOwned::to_owned).zip(self.saved),
+        }
+    }
+
     fn update(&mut self, results: Vec<Learned>) {
-        let device = Device::flex();
-        let gradients = MultiGradientsParams {
-            grads: results
-                .into_iter()
-                .map(|result| (result.gradients, device.clone()))
-                .collect(),
-        };
-        let rate = rate(self.step, self.steps, self.job.options.rate);
+        let options = self.job.options;
+        let shards = results.into_iter().map(|result| result.gradients).collect();
+        let gradients = gather(shards, &self.network, options);
+        let rate = rate(self.step, self.steps, options);
         let mut network = self
             .optimiser
             .step_multi(rate, self.network.clone(), gradients);
@@ -234,7 +373,8 @@ impl<'a> Run<'a> {
     fn interrupted(&mut self) -> Result<TrainError, TrainError> {
         self.save()?;
         Ok(TrainError::Interrupted {
-            file: self.job.hooks.save.map(ToOwned::to_owned),
+            // Not there where its first state would not have been finite.
+            file: self.saved.and(self.job.hooks.save).map(ToOwned::to_owned),
             step: self.step,
             steps: self.steps,
         })
@@ -244,19 +384,26 @@ impl<'a> Run<'a> {
         let Some(file) = self.job.hooks.save else {
             return Ok(());
         };
+        self.checkpoint.tensors = self.network.to_tensors();
+        if !is_finite(&self.checkpoint.tensors) {
+            // The next loss will be no number, and the last good state is kept.
+            return Ok(());
+        }
         let optimiser = self
             .optimiser
             .into_bytes()
             .map_err(|error| TrainError::Optimiser(error.to_string()))?;
-        self.checkpoint.tensors = self.network.to_tensors();
         self.checkpoint.training = Some(TrainingState {
             step: self.step,
             run: self.job.key.clone(),
             optimiser: optimiser.to_vec(),
+            average: self.average.clone(),
+            best: self.best.as_ref().map(|(best, _)| best.clone()),
         });
         let saved = self.checkpoint.save(file);
         self.checkpoint.training = None;
         saved?;
+        self.saved = Some(self.step);
         self.save_curve()
     }
 
@@ -293,31 +440,20 @@ fn shard(network: &Network) -> usize {
     }
 }
 
-/// AdamW (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization").
-/// Only weights decay: biases and normalisation carry no risk of overfitting.
-fn optimiser(options: &TrainOptions) -> ModuleOptimizer {
-    let config = AdamWConfig::new().with_epsilon(1e-8);
-    let decaying = config
-        .clone()
-        .with_weight_decay(options.weight_decay as f32);
-    config.with_weight_decay(0.0).init().with_group(
-        ParamGroup::from_predicate("weight"),
-        decaying.build(),
-        None,
-    )
-}
-
-/// The step at which a saved training stands, and its optimiser.
-fn resume(state: TrainingState, job: &Job) -> Result<(usize, ModuleOptimizer), TrainError> {
+/// The optimiser as it was when the training was saved.
+fn resume(
+    optimiser: ModuleOptimizer,
+    state: &TrainingState,
+    job: &Job,
+) -> Result<ModuleOptimizer, TrainError> {
     if state.run != job.key {
         return Err(TrainError::OtherRun(super::difference(
             &state.run, &job.key,
         )));
     }
-    let optimiser = optimiser(job.options)
-        .from_bytes(Bytes::from_bytes_vec(state.optimiser))
-        .map_err(|error| TrainError::Optimiser(error.to_string()))?;
-    Ok((state.step, optimiser))
+    optimiser
+        .from_bytes(Bytes::from_bytes_vec(state.optimiser.clone()))
+        .map_err(|error| TrainError::Optimiser(error.to_string()))
 }
 
 /// What one worker found out about its shard.
@@ -328,49 +464,14 @@ struct Learned {
     right: usize,
 }
 
-/// What a network should say to some pictures.
-struct Goal {
-    /// By their labels: [pictures, classes].
-    targets: Tensor<2>,
-    /// By a teacher.
-    taught: Option<Taught>,
-}
-
-impl Goal {
-    /// Cross entropy with soft targets, the sum over all pictures. Of a teacher, its
-    /// share of the loss is the cross entropy with its answers at its temperature t,
-    /// times t^2, which keeps the gradient as large at any t (Hinton et al. 2015,
-    /// "Distilling the Knowledge in a Neural Network").
-    fn loss(&self, logits: Tensor<2>) -> Tensor<1> {
-        let entropy =
-            |logits, answers: &Tensor<2>| -(log_softmax(logits, 1) * answers.clone()).sum();
-        let labels = entropy(logits.clone(), &self.targets);
-        match &self.taught {
-            None => labels,
-            Some(taught) => {
-                let t = taught.temperature;
-                let teacher = entropy(logits / t, &taught.answers) * (t * t);
-                labels * (1.0 - taught.share) + teacher * taught.share
-            }
+impl Learned {
+    /// From a shard's part of the mean loss over the batch.
+    fn new(loss: Tensor<1>, right: usize, network: &FloatNetwork) -> Self {
+        Self {
+            loss: numbers(loss.clone().inner()).into_iter().sum(),
+            gradients: GradientsParams::from_grads(loss.backward(), network),
+            right,
         }
-    }
-}
-
-/// The gradients of the mean loss over the batch, one shard's part of them.
-fn learn(
-    network: &FloatNetwork,
-    input: Tensor<4>,
-    goal: &Goal,
-    shard: &Shard,
-    pictures: usize,
-) -> Learned {
-    let logits = network.logits(input);
-    let right = count_right(&numbers(logits.clone().inner()), &shard.labels);
-    let loss = goal.loss(logits) / pictures as f64;
-    Learned {
-        loss: numbers(loss.clone().inner()).into_iter().sum(),
-        gradients: GradientsParams::from_grads(loss.backward(), network),
-        right,
     }
 }
 
@@ -379,42 +480,4 @@ fn count_right(logits: &[f32], labels: &[usize]) -> usize {
     let rows = logits.chunks(classes.max(1)).zip(labels);
     rows.filter(|(row, label)| super::argmax(row) == **label)
         .count()
-}
-
-#[cfg(test)]
-mod tests {
-    use burn::tensor::TensorData;
-
-    use super::*;
-
-    fn rows(values: [[f32; 2]; 2]) -> Tensor<2> {
-        Tensor::from_data(TensorData::from(values), &Device::flex())
-    }
-
-    #[test]
-    fn a_teacher_has_its_share_of_the_loss() {
-        // ln 3 apart: at temperature 1 the answers are 3/4 and 1/4.
-        let apart = 3f32.ln();
-        let logits = rows([[apart, 0.0], [0.0, apart]]);
-        let goal = |share, temperature: f64| Goal {
-            targets: rows([[1.0, 0.0], [1.0, 0.0]]),
-            taught: Some(Taught {
-                answers: rows([[0.5, 0.5], [0.25, 0.75]]),
-                share,
-                temperature,
-            }),
-        };
-        let loss = |share, t| f64::from(numbers(goal(share, t).loss(logits.clone()))[0]);
-        let ln = |x: f64| -x.ln();
-        let labels = ln(0.75) + ln(0.25);
-        let teacher = 0.5 * labels + 0.25 * ln(0.25) + 0.75 * ln(0.75);
-        assert!((loss(0.0, 1.0) - labels).abs() < 1e-6);
-        assert!((loss(1.0, 1.0) - teacher).abs() < 1e-6);
-        assert!((loss(0.25, 1.0) - 0.75 * labels - 0.25 * teacher).abs() < 1e-6);
-        // At temperature 2 they are 1 / (1 + 3^-0.5) and the rest.
-        let high = 1.0 / (1.0 + 3f64.powf(-0.5));
-        let (high, low) = (ln(high), ln(1.0 - high));
-        let teacher = 4.0 * (0.5 * (high + low) + 0.25 * low + 0.75 * high);
-        assert!((loss(1.0, 2.0) - teacher).abs() < 1e-5);
-    }
 }

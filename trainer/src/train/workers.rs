@@ -3,15 +3,18 @@
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// One thread for each core, with a rayon pool of its own so that Burn does not
+/// Threads, as a rule one for each core, with a rayon pool of its own so that Burn does not
 /// spread the work of one over the others.
 pub(super) struct Workers(Vec<ThreadPool>);
 
 impl Workers {
-    pub(super) fn new() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    pub(super) fn for_all_cores() -> Self {
+        Self::new(std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    pub(super) fn new(count: usize) -> Self {
         let pool = |_| ThreadPoolBuilder::new().num_threads(1).build().ok();
-        Self((0..cores).filter_map(pool).collect())
+        Self((0..count).filter_map(pool).collect())
     }
 
     /// Results in the order of the items, whichever worker makes them.
@@ -60,7 +63,7 @@ mod tests {
     #[test]
     fn results_keep_their_order() {
         for count in 0..9 {
-            let results = Workers::new().map((0..count).collect(), |item: usize| item * 10);
+            let results = Workers::new(3).map((0..count).collect(), |item: usize| item * 10);
             assert!(results.into_iter().eq((0..count).map(|item| item * 10)));
         }
     }
