@@ -96,25 +96,6 @@ pub fn load(source: &Source, part: Part, options: &Options) -> Result<Dataset, D
     }
 }
 
-/// Reads one picture file into this shape: its pixels as unsigned bytes, HWC.
-///
-/// # Errors
-///
-/// [`DataError::Io`] and [`DataError::BadPicture`]; [`DataError::WrongSize`] if it has another size and the rule
-/// refuses that.
-pub fn load_picture(
-    file: &Path,
-    shape: PictureShape,
-    resize: Resize,
-) -> Result<Vec<u8>, DataError> {
-    let options = Options {
-        resize,
-        ..Options::default()
-    };
-    let picture = folder::decode(file, &options.pinned(shape))?;
-    Ok(fit::pixels(picture, shape.channels))
-}
-
 /// Reads both parts of a source, the test part in the shape of the train part; `None` for a test part that it does
 /// not have.
 ///
@@ -168,6 +149,25 @@ pub fn missing_classes(first: &Dataset, second: &Dataset) -> Vec<String> {
         .filter(|(_, (first, second))| *first == 0 && *second > 0)
         .map(|(class, _)| class.clone())
         .collect()
+}
+
+/// Reads one picture file into this shape: its pixels as unsigned bytes, HWC.
+///
+/// # Errors
+///
+/// [`DataError::Io`] and [`DataError::BadPicture`]; [`DataError::WrongSize`] if it has another size and the rule
+/// refuses that.
+pub fn load_picture(
+    file: &Path,
+    shape: PictureShape,
+    resize: Resize,
+) -> Result<Vec<u8>, DataError> {
+    let options = Options {
+        resize,
+        ..Options::default()
+    };
+    let picture = folder::decode(file, &options.pinned(shape))?;
+    Ok(fit::pixels(picture, shape.channels))
 }
 
 #[cfg(test)]

@@ -190,8 +190,8 @@ impl FloatNetwork {
         before_dense: BeforeDense,
     ) -> Vec<Tensor<4>> {
         let layers = self.network.nodes.iter().zip(&self.layers);
-        let known = values.len() - 1;
-        for (index, (node, layer)) in layers.enumerate().take(count).skip(known) {
+        let there = values.len() - 1;
+        for (index, (node, layer)) in layers.enumerate().take(count).skip(there) {
             let before_dense = |x| before_dense(index, x);
             values.push(layer.forward(node, &values, &before_dense));
         }

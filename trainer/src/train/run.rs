@@ -104,12 +104,12 @@ pub(super) fn run_on(
         }
     }
     run.constrain();
-    run.save_curve()?;
-    match is_finite(&run.network.to_tensors()) {
-        true => Ok(run.outcome()),
+    if !is_finite(&run.network.to_tensors()) {
         // The last step went too far, and no loss was computed since.
-        false => Err(run.diverged()),
+        return Err(run.diverged());
     }
+    run.save_curve()?;
+    Ok(run.outcome())
 }
 
 fn is_finite(tensors: &Tensors) -> bool {
