@@ -14,7 +14,7 @@ use crate::simulate::{Decision, SimulateError, decisions, in_order_of};
 
 /// Bins of the calibration error, as in the article.
 const BINS: usize = 15;
-/// Temperatures that are looked at; where every answer is right, lower is always better.
+/// Temperatures that are looked at.
 const TEMPERATURES: [f64; 2] = [0.05, 20.0];
 /// Golden sections of that range: enough for 32-bit floats.
 const SECTIONS: usize = 50;
@@ -280,8 +280,8 @@ mod tests {
         let error = |temperature| calibration_error(&data, &decisions, temperature);
         assert!((error(1.0) - 0.1308).abs() < 1e-3, "{}", error(1.0));
         assert!(error(found) < 1e-3);
-        // Where all are right, as low as may be.
+        // Where all are right, low enough for scores of 1.
         let (data, decisions) = answers(&[(20, true)]);
-        assert!((temperature(&data, &decisions) - 0.05).abs() < 1e-3);
+        assert!(temperature(&data, &decisions) < 0.2);
     }
 }
