@@ -4,7 +4,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::{Change, Operation, Setting, either_way};
+use super::{Change, Operation, either_way, setting};
 use crate::data::PictureShape;
 
 /// Bends the picture like rubber: places move by up to this fraction (0 to 0.5) of a side, either way, neighbours
@@ -33,19 +33,7 @@ pub(super) struct Field {
 /// The first of the four points that a pixel lies between, and their weights, which sum to 1.
 type Spline = (usize, [f32; 4]);
 
-impl Setting for Elastic {
-    fn key(&self) -> &'static str {
-        "elastic"
-    }
-
-    fn value(&self) -> f32 {
-        self.0
-    }
-
-    fn max(&self) -> f32 {
-        0.5
-    }
-}
+setting!(Elastic, "elastic", 0 to 0.5);
 
 impl Operation for Elastic {
     fn draw(&self, mut random: ChaCha8Rng, shape: PictureShape) -> Change {

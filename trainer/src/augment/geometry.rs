@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::resample::Affine;
-use super::{Change, Operation, Setting, either_way};
+use super::{Change, Operation, either_way, setting};
 use crate::data::PictureShape;
 
 /// Mirrors left and right, every other time, if true. Text, digits and left shoes become something else.
@@ -44,19 +44,7 @@ pub struct Crop(pub f32);
 #[serde(transparent)]
 pub struct Shift(pub f32);
 
-impl Setting for Flip {
-    fn key(&self) -> &'static str {
-        "flip"
-    }
-
-    fn value(&self) -> f32 {
-        self.0.into()
-    }
-
-    fn max(&self) -> f32 {
-        1.0
-    }
-}
+setting!(Flip, "flip", 0 to 1.0);
 
 impl Operation for Flip {
     fn draw(&self, mut random: ChaCha8Rng, _: PictureShape) -> Change {
@@ -67,19 +55,7 @@ impl Operation for Flip {
     }
 }
 
-impl Setting for FlipVertical {
-    fn key(&self) -> &'static str {
-        "flip_vertical"
-    }
-
-    fn value(&self) -> f32 {
-        self.0.into()
-    }
-
-    fn max(&self) -> f32 {
-        1.0
-    }
-}
+setting!(FlipVertical, "flip_vertical", 0 to 1.0);
 
 impl Operation for FlipVertical {
     fn draw(&self, mut random: ChaCha8Rng, _: PictureShape) -> Change {
@@ -90,19 +66,7 @@ impl Operation for FlipVertical {
     }
 }
 
-impl Setting for Rotate {
-    fn key(&self) -> &'static str {
-        "rotate"
-    }
-
-    fn value(&self) -> f32 {
-        self.0
-    }
-
-    fn max(&self) -> f32 {
-        180.0
-    }
-}
+setting!(Rotate, "rotate", 0 to 180.0);
 
 impl Operation for Rotate {
     fn draw(&self, mut random: ChaCha8Rng, _: PictureShape) -> Change {
@@ -117,19 +81,7 @@ impl Operation for Rotate {
     }
 }
 
-impl Setting for Shear {
-    fn key(&self) -> &'static str {
-        "shear"
-    }
-
-    fn value(&self) -> f32 {
-        self.0
-    }
-
-    fn max(&self) -> f32 {
-        1.0
-    }
-}
+setting!(Shear, "shear", 0 to 1.0);
 
 impl Operation for Shear {
     fn draw(&self, mut random: ChaCha8Rng, _: PictureShape) -> Change {
@@ -147,19 +99,7 @@ impl Operation for Shear {
     }
 }
 
-impl Setting for Scale {
-    fn key(&self) -> &'static str {
-        "scale"
-    }
-
-    fn value(&self) -> f32 {
-        self.0
-    }
-
-    fn max(&self) -> f32 {
-        1.0
-    }
-}
+setting!(Scale, "scale", 0 to 1.0);
 
 impl Operation for Scale {
     fn draw(&self, mut random: ChaCha8Rng, _: PictureShape) -> Change {
@@ -177,19 +117,7 @@ impl Operation for Scale {
     }
 }
 
-impl Setting for Crop {
-    fn key(&self) -> &'static str {
-        "crop"
-    }
-
-    fn value(&self) -> f32 {
-        self.0
-    }
-
-    fn max(&self) -> f32 {
-        0.5
-    }
-}
+setting!(Crop, "crop", 0 to 0.5);
 
 impl Operation for Crop {
     fn draw(&self, mut random: ChaCha8Rng, shape: PictureShape) -> Change {
@@ -204,19 +132,7 @@ impl Operation for Crop {
     }
 }
 
-impl Setting for Shift {
-    fn key(&self) -> &'static str {
-        "shift"
-    }
-
-    fn value(&self) -> f32 {
-        self.0
-    }
-
-    fn max(&self) -> f32 {
-        0.5
-    }
-}
+setting!(Shift, "shift", 0 to 0.5);
 
 impl Operation for Shift {
     fn draw(&self, mut random: ChaCha8Rng, shape: PictureShape) -> Change {

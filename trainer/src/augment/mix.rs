@@ -4,8 +4,8 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::Setting;
 use super::pixels::Rectangle;
+use super::setting;
 use crate::data::PictureShape;
 
 /// Blends each picture with another one: shares are drawn from Beta(alpha, alpha) with this alpha (0 to 1; Zhang et
@@ -21,33 +21,9 @@ pub struct Mixup(pub f32);
 #[serde(transparent)]
 pub struct Cutmix(pub f32);
 
-impl Setting for Mixup {
-    fn key(&self) -> &'static str {
-        "mixup"
-    }
+setting!(Mixup, "mixup", 0 to 1.0);
 
-    fn value(&self) -> f32 {
-        self.0
-    }
-
-    fn max(&self) -> f32 {
-        1.0
-    }
-}
-
-impl Setting for Cutmix {
-    fn key(&self) -> &'static str {
-        "cutmix"
-    }
-
-    fn value(&self) -> f32 {
-        self.0
-    }
-
-    fn max(&self) -> f32 {
-        1.0
-    }
-}
+setting!(Cutmix, "cutmix", 0 to 1.0);
 
 impl Mixup {
     /// Blends `other` into `pixels` and gives its share, 0 to 1.

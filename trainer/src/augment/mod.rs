@@ -115,120 +115,28 @@ impl Augmentation {
     /// Each operation alone, at a strength that shows well, by its key: to be looked at.
     #[must_use]
     pub fn each() -> Vec<(&'static str, Self)> {
-        let one = Self::default;
-        vec![
-            (
-                "flip",
-                Self {
-                    flip: Flip(true),
-                    ..one()
-                },
-            ),
-            (
-                "flip_vertical",
-                Self {
-                    flip_vertical: FlipVertical(true),
-                    ..one()
-                },
-            ),
-            (
-                "rotate",
-                Self {
-                    rotate: Rotate(20.0),
-                    ..one()
-                },
-            ),
-            (
-                "shear",
-                Self {
-                    shear: Shear(0.3),
-                    ..one()
-                },
-            ),
-            (
-                "scale",
-                Self {
-                    scale: Scale(0.3),
-                    ..one()
-                },
-            ),
-            (
-                "crop",
-                Self {
-                    crop: Crop(0.2),
-                    ..one()
-                },
-            ),
-            (
-                "shift",
-                Self {
-                    shift: Shift(0.2),
-                    ..one()
-                },
-            ),
-            (
-                "elastic",
-                Self {
-                    elastic: Elastic(0.15),
-                    ..one()
-                },
-            ),
-            (
-                "blur",
-                Self {
-                    blur: Blur(1.5),
-                    ..one()
-                },
-            ),
-            (
-                "contrast",
-                Self {
-                    contrast: Contrast(0.8),
-                    ..one()
-                },
-            ),
-            (
-                "brightness",
-                Self {
-                    brightness: Brightness(0.4),
-                    ..one()
-                },
-            ),
-            (
-                "noise",
-                Self {
-                    noise: Noise(0.15),
-                    ..one()
-                },
-            ),
-            (
-                "erase",
-                Self {
-                    erase: Erase(0.3),
-                    ..one()
-                },
-            ),
-            (
-                "random",
-                Self {
-                    random: Random(true),
-                    ..one()
-                },
-            ),
-            (
-                "mixup",
-                Self {
-                    mixup: Mixup(1.0),
-                    ..one()
-                },
-            ),
-            (
-                "cutmix",
-                Self {
-                    cutmix: Cutmix(1.0),
-                    ..one()
-                },
-            ),
+        macro_rules! alone {
+            ($($key:ident: $value:expr),* $(,)?) => {
+                vec![$((stringify!($key), Self { $key: $value, ..Self::default() })),*]
+            };
+        }
+        alone![
+            flip: Flip(true),
+            flip_vertical: FlipVertical(true),
+            rotate: Rotate(20.0),
+            shear: Shear(0.3),
+            scale: Scale(0.3),
+            crop: Crop(0.2),
+            shift: Shift(0.2),
+            elastic: Elastic(0.15),
+            blur: Blur(1.5),
+            contrast: Contrast(0.8),
+            brightness: Brightness(0.4),
+            noise: Noise(0.15),
+            erase: Erase(0.3),
+            random: Random(true),
+            mixup: Mixup(1.0),
+            cutmix: Cutmix(1.0),
         ]
     }
 
@@ -374,6 +282,26 @@ trait Setting {
         }
     }
 }
+
+/// Makes a struct of one value, a number or true and false, a [`Setting`].
+macro_rules! setting {
+    ($type:ty, $key:literal, 0 to $max:literal) => {
+        impl $crate::augment::Setting for $type {
+            fn key(&self) -> &'static str {
+                $key
+            }
+
+            fn value(&self) -> f32 {
+                f32::from(self.0)
+            }
+
+            fn max(&self) -> f32 {
+                $max
+            }
+        }
+    };
+}
+use setting;
 
 /// A change of one picture.
 trait Operation: Setting {

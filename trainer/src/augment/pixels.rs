@@ -4,7 +4,7 @@ use rand::{Rng, RngCore};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::{Change, Operation, Setting, either_way};
+use super::{Change, Operation, either_way, setting};
 use crate::data::PictureShape;
 
 /// Blurs with a Gaussian whose standard deviation is up to so many pixels (0 to 10).
@@ -45,19 +45,7 @@ const FOUR_BYTES_MEAN: f32 = 510.0;
 /// Height over width of an erased rectangle, at most; one over it at least.
 const SLIMMEST: f32 = 3.3;
 
-impl Setting for Blur {
-    fn key(&self) -> &'static str {
-        "blur"
-    }
-
-    fn value(&self) -> f32 {
-        self.0
-    }
-
-    fn max(&self) -> f32 {
-        10.0
-    }
-}
+setting!(Blur, "blur", 0 to 10.0);
 
 impl Operation for Blur {
     fn draw(&self, mut random: ChaCha8Rng, shape: PictureShape) -> Change {
@@ -66,19 +54,7 @@ impl Operation for Blur {
     }
 }
 
-impl Setting for Contrast {
-    fn key(&self) -> &'static str {
-        "contrast"
-    }
-
-    fn value(&self) -> f32 {
-        self.0
-    }
-
-    fn max(&self) -> f32 {
-        1.0
-    }
-}
+setting!(Contrast, "contrast", 0 to 1.0);
 
 impl Operation for Contrast {
     fn draw(&self, mut random: ChaCha8Rng, _: PictureShape) -> Change {
@@ -91,19 +67,7 @@ impl Operation for Contrast {
     }
 }
 
-impl Setting for Brightness {
-    fn key(&self) -> &'static str {
-        "brightness"
-    }
-
-    fn value(&self) -> f32 {
-        self.0
-    }
-
-    fn max(&self) -> f32 {
-        1.0
-    }
-}
+setting!(Brightness, "brightness", 0 to 1.0);
 
 impl Operation for Brightness {
     fn draw(&self, mut random: ChaCha8Rng, _: PictureShape) -> Change {
@@ -112,19 +76,7 @@ impl Operation for Brightness {
     }
 }
 
-impl Setting for Noise {
-    fn key(&self) -> &'static str {
-        "noise"
-    }
-
-    fn value(&self) -> f32 {
-        self.0
-    }
-
-    fn max(&self) -> f32 {
-        1.0
-    }
-}
+setting!(Noise, "noise", 0 to 1.0);
 
 impl Operation for Noise {
     fn draw(&self, mut random: ChaCha8Rng, _: PictureShape) -> Change {
@@ -141,19 +93,7 @@ impl Operation for Noise {
     }
 }
 
-impl Setting for Erase {
-    fn key(&self) -> &'static str {
-        "erase"
-    }
-
-    fn value(&self) -> f32 {
-        self.0
-    }
-
-    fn max(&self) -> f32 {
-        1.0
-    }
-}
+setting!(Erase, "erase", 0 to 1.0);
 
 impl Operation for Erase {
     fn draw(&self, mut random: ChaCha8Rng, shape: PictureShape) -> Change {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Augmentation, Blur, Brightness, Contrast, Draw, Elastic, Noise, Rotate, Scale, Setting, Shear,
-    Shift,
+    Shift, setting,
 };
 
 /// One random operation of random strength for each picture, if true: TrivialAugment (Mueller and Hutter 2021,
@@ -19,19 +19,7 @@ pub struct Random(pub bool);
 /// Operations to choose from, with that which does nothing.
 const CHOICES: u32 = 10;
 
-impl Setting for Random {
-    fn key(&self) -> &'static str {
-        "random"
-    }
-
-    fn value(&self) -> f32 {
-        self.0.into()
-    }
-
-    fn max(&self) -> f32 {
-        1.0
-    }
-}
+setting!(Random, "random", 0 to 1.0);
 
 impl Random {
     /// The operation of a draw, alone and as strong as it may be, and the stream that it draws from.
