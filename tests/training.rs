@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use espalier::checkpoint::Checkpoint;
 use espalier_tests::command::{Called, call, copy_folder, espalier, json, workspace};
 use tempfile::TempDir;
 
@@ -195,6 +196,34 @@ fn a_training_that_diverges_says_why() {
         assert!(stderr.contains(word), "no `{word}` in: {stderr}");
     }
     assert!(!folder.path().join("out/float.safetensors").exists());
+}
+
+#[test]
+fn a_fine_tuning_needs_a_base_and_leaves_frozen_layers_alone() {
+    let folder = project(PROJECT);
+    let path = folder.path();
+    let without = call(path, ["finetune"]);
+    assert!(!without.success);
+    assert!(without.stderr.contains("--base CKPT"), "{}", without.stderr);
+    assert!(call(path, ["train"]).success);
+    let base = path.join("base.safetensors");
+    fs::rename(path.join("out/float.safetensors"), &base).unwrap();
+    let from_base = ["finetune", "--base", "base.safetensors"];
+    let unknown = [&from_base[..], &["--freeze", "['conv2d_9']"]].concat();
+    let unknown = call(path, unknown);
+    assert!(!unknown.success);
+    for word in ["train.freeze", "conv2d_9", "dense_1"] {
+        assert!(unknown.stderr.contains(word), "{}", unknown.stderr);
+    }
+    let head_alone = [&from_base[..], &["--body-rate", "0"]].concat();
+    assert!(call(path, head_alone).success);
+    let [before, after] =
+        [base, path.join("out/float.safetensors")].map(|file| Checkpoint::load(&file).unwrap());
+    let head = before.network.head().unwrap().name.clone() + ".";
+    for (name, tensor) in &before.tensors {
+        let same = after.tensors[name] == *tensor;
+        assert_eq!(same, !name.starts_with(&head), "{name}");
+    }
 }
 
 /// Calls `espalier train` where no file may be larger than 8 KiB, as on a disk that is full

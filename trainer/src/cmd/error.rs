@@ -73,6 +73,11 @@ pub enum Error {
         /// All layers.
         layers: String,
     },
+    /// A fine-tuning from nothing.
+    #[error(
+        "there is nothing to fine-tune: give the checkpoint to start from as `--base CKPT` or `train.base`, or call `espalier train`"
+    )]
+    NoBase,
     /// `--resume` where nothing was stopped.
     #[error("{}: no compression was stopped here; start without `--resume`", .0.display())]
     NothingToResume(PathBuf),

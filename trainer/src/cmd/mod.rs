@@ -6,6 +6,7 @@ mod data;
 mod error;
 mod explain;
 mod export;
+mod finetune;
 mod flash;
 mod footprint;
 mod inspect;
@@ -39,6 +40,8 @@ pub enum Command {
     Data(data::Cmd),
     /// Train the float network of a project
     Train(train::Cmd),
+    /// Train on from a trained network: `train` with a base
+    Finetune(finetune::Cmd),
     /// Make a checkpoint smaller: scale, clip, remove channels, prune
     Compress(compress::Cmd),
     /// Which layers of a checkpoint mind being compressed
@@ -67,6 +70,7 @@ impl Command {
             Self::Build(cmd) => finish(cmd.run(), json),
             Self::Data(cmd) => finish(cmd.run(), json),
             Self::Train(cmd) => finish(cmd.run(), json),
+            Self::Finetune(cmd) => finish(cmd.run(), json),
             Self::Compress(cmd) => finish(cmd.run(), json),
             Self::Sensitivity(cmd) => finish(cmd.run(), json),
             Self::Export(cmd) => finish(cmd.run(), json),

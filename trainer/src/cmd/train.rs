@@ -38,7 +38,7 @@ pub struct Cmd {
     project: ProjectPath,
     /// Go on with a training that was stopped
     #[arg(long)]
-    resume: bool,
+    pub resume: bool,
     #[command(flatten)]
     data: Flags<DataOptions>,
     #[command(flatten)]
@@ -69,11 +69,16 @@ pub struct Trained {
 impl Cmd {
     /// Trains and scores on the test part.
     pub fn run(self) -> Result<Trained, Error> {
-        let flags = [self.data.table(), self.augment.table(), self.train.table()];
-        let project = self.project.load(&flags)?;
+        let project = self.project()?;
         let data = super::project::pictures(&project)?;
         let stop = stop_on_ctrl_c()?;
         Ok(step(&project, &data, self.resume, &stop)?.1)
+    }
+
+    /// The project, with the flags in place of its keys.
+    pub fn project(&self) -> Result<Project, Error> {
+        let flags = [self.data.table(), self.augment.table(), self.train.table()];
+        Ok(self.project.load(&flags)?)
     }
 }
 

@@ -43,6 +43,9 @@ pub fn finetune(
         rate: Some(options.rate),
         weight_decay: options.weight_decay.or(train.weight_decay),
         base: None,
+        // All layers have lost something to make up for.
+        freeze: Vec::new(),
+        body_rate: 1.0,
         // A mean, or an earlier epoch, has other zeros and grids.
         average: None,
         patience: None,

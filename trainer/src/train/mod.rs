@@ -9,6 +9,7 @@ mod batch;
 mod curve;
 mod diverged;
 mod dropout;
+mod layer_rates;
 mod loss;
 mod optimiser;
 mod options;
@@ -173,6 +174,14 @@ pub enum TrainError {
         data: String,
         /// Of the checkpoint.
         checkpoint: String,
+    },
+    /// A frozen layer that is not there.
+    #[error("train.freeze names `{name}`, which is no layer with weights; there are {layers}")]
+    NoLayer {
+        /// The layer.
+        name: String,
+        /// Those with weights.
+        layers: String,
     },
     /// No pictures.
     #[error("there are no pictures to learn from")]

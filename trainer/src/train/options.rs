@@ -67,6 +67,10 @@ pub struct TrainOptions {
     pub seed: u64,
     /// A checkpoint to start from.
     pub base: Option<PathBuf>,
+    /// Layers whose weights and biases stay as they are at the start.
+    pub freeze: Vec<String>,
+    /// The rate of all layers but the head, as a share of the rate, 0 to 1.
+    pub body_rate: f64,
 }
 
 impl Default for TrainOptions {
@@ -96,6 +100,8 @@ impl Default for TrainOptions {
             logit_adjustment: 0.0,
             seed: 1,
             base: None,
+            freeze: Vec::new(),
+            body_rate: 1.0,
         }
     }
 }
@@ -173,6 +179,11 @@ impl TrainOptions {
             "base",
             "Checkpoint to start from; its head is replaced where classes differ",
         ),
+        ("freeze", "Layers that stay as they are: ['conv2d_1']"),
+        (
+            "body_rate",
+            "Rate of all layers but the head, as a share of the rate, 0 to 1",
+        ),
     ];
 
     /// The highest learning rate.
@@ -243,6 +254,11 @@ impl TrainOptions {
                 AT_LEAST_0,
             ),
             (
+                "train.body_rate",
+                wrong(self.body_rate, (0.0..=1.0).contains(&self.body_rate)),
+                "0 to 1",
+            ),
+            (
                 "train.logit_adjustment",
                 at_least_0(self.logit_adjustment),
                 AT_LEAST_0,
@@ -285,6 +301,7 @@ mod tests {
             ("effective_beta", "1.0"),
             ("focal_gamma", "-0.1"),
             ("logit_adjustment", "inf"),
+            ("body_rate", "1.5"),
         ] {
             let options: TrainOptions = toml::from_str(&format!("{key} = {wrong}")).unwrap();
             assert_eq!(options.validate().unwrap_err().0, format!("train.{key}"));

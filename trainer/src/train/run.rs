@@ -13,6 +13,7 @@ use super::batch::{Batches, Prepared, Shard};
 use super::curve::Curve;
 use super::diverged::Cause;
 use super::dropout::Dropout;
+use super::layer_rates::LayerRates;
 use super::loss::{Goal, Loss};
 use super::optimiser::gather;
 use super::progress::Progress;
@@ -123,6 +124,7 @@ struct Run<'a> {
     checkpoint: Checkpoint,
     network: FloatNetwork,
     optimiser: ModuleOptimizer,
+    rates: LayerRates,
     loss: Loss,
     masks: Option<Masks>,
     /// The mean of the tensors, where one is asked for.
@@ -167,6 +169,7 @@ impl<'a> Run<'a> {
             masks: job.constraint.map(|_| network.masks()),
             workers,
             shard: shard(&checkpoint.network),
+            rates: LayerRates::new(&checkpoint.network, job.options),
             loss: Loss::new(job.data, job.options),
             job,
             checkpoint,
@@ -313,7 +316,7 @@ impl<'a> Run<'a> {
         let options = self.job.options;
         let shards = results.into_iter().map(|result| result.gradients).collect();
         let gradients = gather(shards, &self.network, options);
-        let rate = rate(self.step, self.steps, options);
+        let rate = self.rates.of(rate(self.step, self.steps, options));
         let mut network = self
             .optimiser
             .step_multi(rate, self.network.clone(), gradients);

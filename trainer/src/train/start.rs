@@ -18,6 +18,7 @@ pub fn start(
     resize: Resize,
     options: &TrainOptions,
 ) -> Result<Checkpoint, TrainError> {
+    check_frozen(&network, &options.freeze)?;
     let mut checkpoint = Checkpoint {
         tensors: initial_tensors(&network, options.seed),
         classes: data.classes.clone(),
@@ -31,6 +32,20 @@ pub fn start(
         take_over(&mut checkpoint, Checkpoint::load(file)?, file)?;
     }
     Ok(checkpoint)
+}
+
+/// Frozen layers are layers with weights.
+fn check_frozen(network: &Network, freeze: &[String]) -> Result<(), TrainError> {
+    let nodes = network.nodes.iter();
+    let nodes = nodes.filter(|node| network.params(node).is_some());
+    let layers: Vec<&str> = nodes.map(|node| node.name.as_str()).collect();
+    match freeze.iter().find(|name| !layers.contains(&name.as_str())) {
+        Some(name) => Err(TrainError::NoLayer {
+            name: name.clone(),
+            layers: layers.join(", "),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Mean 0 and standard deviation 1 over all pixels of the sample, but for the

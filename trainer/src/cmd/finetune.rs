@@ -1,0 +1,26 @@
+//! `espalier finetune`: a training that starts from a trained network.
+
+use clap::Args;
+
+use super::train::{self, Trained};
+use super::{Error, project::stop_on_ctrl_c};
+
+/// Flags of the command.
+#[derive(Args)]
+pub struct Cmd {
+    #[command(flatten)]
+    train: train::Cmd,
+}
+
+impl Cmd {
+    /// Trains on and scores on the test part.
+    pub fn run(self) -> Result<Trained, Error> {
+        let project = self.train.project()?;
+        if project.train.base.is_none() {
+            return Err(Error::NoBase);
+        }
+        let data = super::project::pictures(&project)?;
+        let stop = stop_on_ctrl_c()?;
+        Ok(train::step(&project, &data, self.train.resume, &stop)?.1)
+    }
+}
