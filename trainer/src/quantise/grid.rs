@@ -4,7 +4,7 @@
 //! Int8 weights are the grid of all integers from -127 to 127. Four bits are those
 //! from -7 to 7, and a shared codebook is any few of them, found by k-means. A layer
 //! is trained on its grid (see [`crate::network::FloatNetwork::on_grids`]) and exported
-//! with it, so that the integers of the model file are those that it was trained with.
+//! with it, so that the weights of the model file are those that it was trained with.
 
 use serde::{Deserialize, Serialize};
 use shared::arith::MAX_BIAS;
