@@ -165,12 +165,7 @@ impl Cmd {
                 (names, operation_sheet(train, VARIANTS, &each, 1))
             }
         };
-        let shape = PictureShape {
-            height: sheet.height() as usize,
-            width: sheet.width() as usize,
-            channels: 3,
-        };
-        save_png(file, sheet.as_raw(), shape)?;
+        save_png(file, sheet.as_raw(), PictureShape::of(&sheet))?;
         Ok(names)
     }
 }

@@ -358,11 +358,7 @@ impl Subject<'_> {
 }
 
 fn save(file: &Path, shown: &RgbImage) -> Result<(), Error> {
-    let shape = PictureShape {
-        height: shown.height() as usize,
-        width: shown.width() as usize,
-        channels: 3,
-    };
+    let shape = PictureShape::of(shown);
     Ok(save_png(file, shown.as_raw(), shape)?)
 }
 

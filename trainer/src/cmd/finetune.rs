@@ -2,8 +2,8 @@
 
 use clap::Args;
 
+use super::Error;
 use super::train::{self, Trained};
-use super::{Error, project::stop_on_ctrl_c};
 
 /// Flags of the command.
 #[derive(Args)]
@@ -19,8 +19,6 @@ impl Cmd {
         if project.train.base.is_none() {
             return Err(Error::NoBase);
         }
-        let data = super::project::pictures(&project)?;
-        let stop = stop_on_ctrl_c()?;
-        Ok(train::step(&project, &data, self.train.resume, &stop)?.1)
+        self.train.train(&project)
     }
 }

@@ -38,7 +38,7 @@ pub struct Cmd {
     project: ProjectPath,
     /// Go on with a training that was stopped
     #[arg(long)]
-    pub resume: bool,
+    resume: bool,
     #[command(flatten)]
     data: Flags<DataOptions>,
     #[command(flatten)]
@@ -69,10 +69,14 @@ pub struct Trained {
 impl Cmd {
     /// Trains and scores on the test part.
     pub fn run(self) -> Result<Trained, Error> {
-        let project = self.project()?;
-        let data = super::project::pictures(&project)?;
+        self.train(&self.project()?)
+    }
+
+    /// The same, of its project.
+    pub fn train(&self, project: &Project) -> Result<Trained, Error> {
+        let data = super::project::pictures(project)?;
         let stop = stop_on_ctrl_c()?;
-        Ok(step(&project, &data, self.resume, &stop)?.1)
+        Ok(step(project, &data, self.resume, &stop)?.1)
     }
 
     /// The project, with the flags in place of its keys.

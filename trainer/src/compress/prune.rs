@@ -65,6 +65,9 @@ pub(super) fn zero_smallest(checkpoint: &mut Checkpoint, sparsity: f32, scope: S
 /// The same of some weights.
 pub(super) fn zero_share(mut weights: Vec<&mut f32>, sparsity: f32) {
     let count = zeros(weights.len(), sparsity);
+    if count == 0 {
+        return;
+    }
     weights.sort_by(|a, b| a.abs().total_cmp(&b.abs()));
     let smallest = weights.into_iter().take(count);
     smallest.for_each(|weight| *weight = 0.0);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use image::RgbImage;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -21,6 +22,16 @@ pub struct PictureShape {
 }
 
 impl PictureShape {
+    /// That of a picture in colour.
+    #[must_use]
+    pub fn of(picture: &RgbImage) -> Self {
+        Self {
+            height: picture.height() as usize,
+            width: picture.width() as usize,
+            channels: 3,
+        }
+    }
+
     /// Bytes of one picture.
     #[must_use]
     pub fn bytes(&self) -> usize {

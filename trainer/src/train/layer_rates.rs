@@ -45,8 +45,8 @@ impl LayerRates {
 mod tests {
     use super::*;
     use crate::checkpoint::Tensors;
-    use crate::train::tests::{augmentation, data, options, untrained};
-    use crate::train::{Hooks, Optimizer, train};
+    use crate::train::Optimizer;
+    use crate::train::tests::{options, train_with, untrained};
 
     /// After a single step: of such a rate its length is a multiple.
     fn one_step(freeze: &[&str], body_rate: f64) -> Tensors {
@@ -59,16 +59,7 @@ mod tests {
             body_rate,
             ..options()
         };
-        let (data, hooks) = (data(), Hooks::default());
-        let trained = train(
-            untrained(false),
-            &data,
-            None,
-            &options,
-            &augmentation(),
-            &hooks,
-        );
-        trained.unwrap().checkpoint.tensors
+        train_with(untrained(false), &options).unwrap().tensors
     }
 
     #[test]

@@ -490,7 +490,10 @@ pub(crate) mod tests {
         }
     }
 
-    fn train_with(start: Checkpoint, options: &TrainOptions) -> Result<Checkpoint, TrainError> {
+    pub(crate) fn train_with(
+        start: Checkpoint,
+        options: &TrainOptions,
+    ) -> Result<Checkpoint, TrainError> {
         let hooks = Hooks::default();
         let outcome = train(start, &data(), None, options, &augmentation(), &hooks)?;
         Ok(outcome.checkpoint)

@@ -12,9 +12,9 @@ use espalier::device::Board;
 use espalier::explain::{Occlusion, columns, overlay, picture};
 use espalier::plot;
 use espalier::score::softmax;
-use espalier::train::{Curve, argmax};
+use espalier::simulate::{Decision, decisions};
+use espalier::train::Curve;
 use image::RgbImage;
-use rayon::prelude::*;
 use shared::Model;
 
 use super::build::Built;
@@ -83,12 +83,7 @@ pub fn write(
 
 /// A picture as a `data:` address.
 fn address(picture: &RgbImage) -> std::io::Result<String> {
-    let shape = PictureShape {
-        height: picture.height() as usize,
-        width: picture.width() as usize,
-        channels: 3,
-    };
-    let png = png(picture.as_raw(), shape).map_err(std::io::Error::other)?;
+    let png = png(picture.as_raw(), PictureShape::of(picture)).map_err(std::io::Error::other)?;
     Ok(format!("data:image/png;base64,{}", STANDARD.encode(png)))
 }
 
@@ -113,14 +108,10 @@ fn curves(project: &Project) -> std::io::Result<Vec<String>> {
 
 /// The wrong answers that the int8 model is surest of.
 fn mistakes(model: &Model, test: &Dataset) -> std::io::Result<Vec<Mistake>> {
-    let pixels = test
-        .pictures
-        .par_iter()
-        .map(|picture| picture.pixels.as_slice());
-    let logits = espalier::simulate::logits(model, pixels);
-    let answers = test.pictures.iter().zip(&logits).map(|(picture, logits)| {
-        let answer = argmax(logits);
-        (picture, answer, softmax(logits)[answer])
+    let decisions = decisions(model, test);
+    let answers = test.pictures.iter().zip(&decisions);
+    let answers = answers.map(|(picture, Decision { answer, logits, .. })| {
+        (picture, *answer, softmax(logits)[*answer])
     });
     let mut wrong: Vec<_> = answers
         .filter(|(picture, answer, _)| picture.label != *answer)
