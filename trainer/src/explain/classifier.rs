@@ -7,11 +7,8 @@ use shared::layer::Shape;
 
 use crate::checkpoint::Checkpoint;
 use crate::data::PictureShape;
-use crate::network::{FloatNetwork, Network, NetworkError, numbers, pictures_to_tensor};
+use crate::network::{FloatNetwork, Network, NetworkError};
 use crate::simulate;
-
-/// Pictures that a float network answers at a time.
-const BATCH: usize = 128;
 
 /// A network that answers pictures, whatever its arithmetic.
 pub trait Classifier {
@@ -61,15 +58,8 @@ impl Classifier for Float {
     }
 
     fn logits(&self, pictures: &[Vec<u8>]) -> Vec<Vec<f32>> {
-        let Checkpoint { network, input, .. } = &self.checkpoint;
-        let of_batch = |batch: &[Vec<u8>]| {
-            let pixels = batch.concat();
-            let input = pictures_to_tensor(&pixels, network.input, *input, &Device::flex());
-            let logits = numbers(self.network.logits(input));
-            let rows = logits.chunks(network.classes().max(1));
-            rows.map(<[f32]>::to_vec).collect::<Vec<_>>()
-        };
-        pictures.chunks(BATCH).flat_map(of_batch).collect()
+        let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
+        self.network.logits_of(&pictures, self.checkpoint.input)
     }
 }
 

@@ -21,6 +21,9 @@ use crate::quantise::Grid;
 /// Share of a new batch in the running mean and variance; Burn's default.
 const NORM_MOMENTUM: f64 = 0.1;
 
+/// Pictures that [`FloatNetwork::logits_of`] takes at a time.
+const BATCH: usize = 128;
+
 /// The network of a [`Checkpoint`] on a Burn device.
 ///
 /// Tensors are NCHW, as Burn has them. On an autodiff device batch
@@ -122,6 +125,21 @@ impl FloatNetwork {
         let mut values = self.go_on(values, count, before_dense);
         // The head is a value, and there is at least the input.
         flat(values.swap_remove(values.len() - 1))
+    }
+
+    /// The same for each of any number of pictures (HWC bytes), some at a time, on a device
+    /// without gradients.
+    pub fn logits_of(&self, pictures: &[&[u8]], scale: InputScale) -> Vec<Vec<f32>> {
+        let classes = self.network.classes().max(1);
+        let of_batch = |batch: &[&[u8]]| {
+            let input = &batch.concat();
+            let input = pictures_to_tensor(input, self.network.input, scale, &Device::flex());
+            let rows = numbers(self.logits(input));
+            rows.chunks(classes)
+                .map(<[f32]>::to_vec)
+                .collect::<Vec<_>>()
+        };
+        pictures.chunks(BATCH).flat_map(of_batch).collect()
     }
 
     /// The output of every node behind its activation, for a batch: numbers in

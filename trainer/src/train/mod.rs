@@ -34,7 +34,7 @@ use shared::layer::Shape;
 use crate::augment::Augmentation;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::{Dataset, Picture, PictureShape};
-use crate::network::{FloatNetwork, NetworkError, numbers, pictures_to_tensor};
+use crate::network::{FloatNetwork, NetworkError, pictures_to_tensor};
 
 pub use average::Average;
 pub use balance::{ClassWeights, Sampling};
@@ -50,9 +50,6 @@ pub use schedule::Schedule;
 pub use start::start;
 pub(crate) use teacher::Lesson;
 pub use teacher::Teacher;
-
-/// Pictures in one batch of [`evaluate`].
-const EVALUATION_BATCH: usize = 128;
 
 /// Pictures in one batch of [`weight_gradients`].
 const GRADIENT_BATCH: usize = 32;
@@ -235,24 +232,10 @@ pub fn train(
 /// The outputs of the head for every picture, before a softmax.
 pub fn evaluate(checkpoint: &Checkpoint, data: &Dataset) -> Result<Vec<Vec<f32>>, TrainError> {
     check_data(checkpoint, data)?;
-    let device = Device::flex();
-    let network = FloatNetwork::new(checkpoint, &device);
-    let mut logits = Vec::with_capacity(data.pictures.len());
-    for pictures in data.pictures.chunks(EVALUATION_BATCH) {
-        let pixels: Vec<u8> = pictures
-            .iter()
-            .flat_map(|picture| &picture.pixels)
-            .copied()
-            .collect();
-        let shape = checkpoint.network.input;
-        let input = pictures_to_tensor(&pixels, shape, checkpoint.input, &device);
-        let rows = numbers(network.logits(input));
-        logits.extend(
-            rows.chunks(checkpoint.network.classes().max(1))
-                .map(<[f32]>::to_vec),
-        );
-    }
-    Ok(logits)
+    let network = FloatNetwork::new(checkpoint, &Device::flex());
+    let pictures = data.pictures.iter();
+    let pictures: Vec<&[u8]> = pictures.map(|picture| picture.pixels.as_slice()).collect();
+    Ok(network.logits_of(&pictures, checkpoint.input))
 }
 
 /// Mean cross entropy of the float network over the data.
