@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use espalier::checkpoint::Checkpoint;
 use espalier_tests::command::{Called, call, copy_folder, espalier, json, workspace};
@@ -310,4 +311,41 @@ fn dropout_leaves_the_network_as_it_is() {
     let dropped = espalier::checkpoint::Checkpoint::load(&file).unwrap();
     assert_eq!(before.network, dropped.network);
     assert_ne!(before.tensors, dropped.tensors);
+}
+
+#[test]
+fn an_ensemble_that_was_killed_goes_on_to_the_same_network() {
+    let folder = project(PROJECT);
+    let path = folder.path();
+    let ensemble = ["train", "--ensemble", "2", "--epochs", "30"];
+    let trained = || Checkpoint::load(&path.join("out/float.safetensors")).unwrap();
+    json(path, ensemble);
+    let whole = trained();
+    let unfinished = || {
+        let names = fs::read_dir(path.join("out")).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.contains("unfinished")).count()
+    };
+    assert_eq!(unfinished(), 0);
+    // It is another network than one that nobody taught.
+    json(path, ["train", "--epochs", "30"]);
+    assert_ne!(trained().tensors, whole.tensors);
+
+    fs::remove_file(path.join("out/float.safetensors")).unwrap();
+    let mut training = Command::new(espalier());
+    let mut training = training.args(ensemble).current_dir(path).spawn().unwrap();
+    // The first network is finished and the second one is saved.
+    let second = path.join("out/float.member2.unfinished.safetensors");
+    let begin = Instant::now();
+    while !second.is_file() {
+        assert!(begin.elapsed() < Duration::from_secs(120), "never saved");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    training.kill().unwrap();
+    training.wait().unwrap();
+    let first = path.join("out/float.member1.unfinished.safetensors");
+    assert!(first.is_file() && !path.join("out/float.safetensors").exists());
+    json(path, ensemble.iter().chain(&["--resume"]));
+    assert_eq!(trained(), whole);
+    assert_eq!(unfinished(), 0);
 }

@@ -355,6 +355,25 @@ impl Project {
         Ok(project)
     }
 
+    /// A project file's text with another source of pictures, relative to the current
+    /// folder, and with flags as in [`Project::load`].
+    pub fn around(
+        text: &str,
+        source: &Path,
+        flags: &[(&str, toml::Table)],
+    ) -> Result<Self, ConfigError> {
+        let file = PathBuf::from(FILE_NAME);
+        let wrong = |error: toml::de::Error| ConfigError::Toml {
+            file: file.clone(),
+            message: error.to_string().trim_end().to_owned(),
+        };
+        let table = toml::from_str(text).map_err(wrong)?;
+        let mut project: Self = lay_over(table, flags).try_into().map_err(wrong)?;
+        project.data.source = source.to_owned();
+        project.check(&file)?;
+        Ok(project)
+    }
+
     fn check(&self, file: &Path) -> Result<(), ConfigError> {
         let file = || file.to_owned();
         self.augment
@@ -404,12 +423,23 @@ impl Project {
     /// same classes. Where the source has no test part, a fifth of the training
     /// pictures is held back for it.
     pub fn pictures(&self) -> Result<Pictures, DataError> {
+        let (train, test) = self.parts()?;
+        self.sample(train, test)
+    }
+
+    /// All training pictures and the test pictures, as in [`Project::pictures`].
+    pub fn parts(&self) -> Result<(Dataset, Dataset), DataError> {
         let (train, test) = data::load_both(&self.source()?, &self.data.options())?;
         let (train, test) = match test {
             None => train.split(HELD_BACK, self.train.seed)?,
             Some(test) => (train, test),
         };
         data::check_classes(&train, &test)?;
+        Ok((train, test))
+    }
+
+    /// What the project uses of its [`Project::parts`].
+    pub fn sample(&self, train: Dataset, test: Dataset) -> Result<Pictures, DataError> {
         let train = match self.data.per_class {
             Some(count) => train.take_per_class(count, self.train.seed)?,
             None => train,

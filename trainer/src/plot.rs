@@ -1,8 +1,11 @@
 //! Pictures for people: accuracy against bytes, as SVG and in the terminal, and curves.
 
 use std::fmt::Write;
+use std::ops::Range;
 
 use plotters::prelude::*;
+
+use crate::score::Mean;
 
 /// Size of the picture in pixels.
 const SIZE: (u32, u32) = (720, 480);
@@ -34,7 +37,7 @@ pub fn frontier(points: &[Point]) -> Vec<&Point> {
 }
 
 /// Smallest and largest of the numbers, with a margin.
-fn range(numbers: impl Iterator<Item = f64>, margin: f64) -> std::ops::Range<f64> {
+fn range(numbers: impl Iterator<Item = f64>, margin: f64) -> Range<f64> {
     let ends = numbers.fold((f64::MAX, f64::MIN), |(a, b), x| (a.min(x), b.max(x)));
     ends.0 - margin..ends.1 + margin
 }
@@ -87,7 +90,7 @@ pub fn terminal(points: &[Point]) -> String {
     let (width, height) = TERMINAL;
     let bytes = range(points.iter().map(|p| p.bytes.log2()), 0.01);
     let accuracy = range(points.iter().map(|p| p.accuracy), 0.01);
-    let place = |value: f64, range: &std::ops::Range<f64>, count: usize| {
+    let place = |value: f64, range: &Range<f64>, count: usize| {
         let share = (value - range.start) / (range.end - range.start);
         ((share * count as f64) as usize).min(count - 1)
     };
@@ -167,6 +170,78 @@ fn draw_curve(
     let points = (1..).zip(values.iter().copied());
     let line = LineSeries::new(points, BLUE.stroke_width(2)).point_size(2);
     chart.draw_series(line)?;
+    root.present()?;
+    Ok(())
+}
+
+/// Means over sizes of a sample.
+pub struct Line {
+    /// What it is called.
+    pub label: String,
+    /// Training pictures of each class, and the accuracy in percent.
+    pub points: Vec<(usize, Mean)>,
+}
+
+/// An SVG of lines with the intervals of their means. Sizes are on a logarithmic scale.
+pub fn learning(lines: &[Line]) -> Result<String, String> {
+    let mut text = String::new();
+    draw_learning(lines, &mut text).map_err(|error| error.to_string())?;
+    Ok(text)
+}
+
+fn draw_learning(lines: &[Line], to: &mut String) -> Result<(), Box<dyn std::error::Error>> {
+    let root = SVGBackend::with_string(to, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let points = || lines.iter().flat_map(|line| &line.points);
+    let ends = |mean: &Mean| {
+        let half = mean.half_width.unwrap_or(0.0);
+        (mean.mean - half, mean.mean + half)
+    };
+    let sizes: Vec<f64> = points().map(|&(shots, _)| shots as f64).collect();
+    let Range {
+        start: least,
+        end: most,
+    } = range(sizes.iter().copied(), 0.0);
+    let of_ends = points().flat_map(|(_, mean)| <[f64; 2]>::from(ends(mean)));
+    let mut chart = ChartBuilder::on(&root)
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(52)
+        .build_cartesian_2d(
+            (0.8 * least..1.25 * most)
+                .log_scale()
+                .with_key_points(sizes),
+            range(of_ends, 1.0),
+        )?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .x_desc("training pictures of each class")
+        .y_desc("accuracy on test pictures, %")
+        .x_label_formatter(&|shots| format!("{shots:.0}"))
+        .draw()?;
+    for (index, line) in lines.iter().enumerate() {
+        let colour = Palette99::pick(index).to_rgba();
+        let places = line.points.iter().map(|(shots, mean)| (*shots as f64, mean.mean));
+        let drawn = LineSeries::new(places, colour.stroke_width(2)).point_size(3);
+        chart
+            .draw_series(drawn)?
+            .label(&line.label)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+        let bars = line.points.iter().map(|(shots, mean)| {
+            let (low, high) = ends(mean);
+            // Side by side.
+            let shifted = *shots as f64 * (1.0 + 0.01 * index as f64);
+            PathElement::new([(shifted, low), (shifted, high)], colour.stroke_width(1))
+        });
+        chart.draw_series(bars)?;
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerRight)
+        .background_style(WHITE)
+        .border_style(BLACK)
+        .draw()?;
     root.present()?;
     Ok(())
 }

@@ -275,7 +275,7 @@ struct Work<'a> {
     project: &'a Project,
     data: &'a Pictures,
     trained: &'a Checkpoint,
-    teacher: Teacher<'a>,
+    teacher: Teacher,
     stop: &'a AtomicBool,
     meter: Meter<'a>,
     state: Searched,
@@ -431,7 +431,8 @@ impl Work<'_> {
             &self.data.train,
             &self.project.train_options(),
             &self.project.augment,
-            Some((&self.project.compress, self.trained)),
+            Some(&self.project.compress),
+            Some(&self.teacher),
         )
     }
 

@@ -84,6 +84,15 @@ pub enum Error {
     /// A search of another project, network or options.
     #[error("{}: that search was started with other options or another network; start anew without `--resume`", .0.display())]
     OtherSearch(PathBuf),
+    /// A curve of nothing.
+    #[error("a curve needs at least one picture of each class and one seed: `--shots 10,50 --seeds 5`")]
+    NoShots,
+    /// A curve was stopped.
+    #[error("stopped; what is finished is in {}: go on with `--resume`", .0.display())]
+    CurveStopped(PathBuf),
+    /// A curve of another project.
+    #[error("{}: that curve is of other pictures or options; start anew without `--resume`", .0.display())]
+    OtherCurve(PathBuf),
     /// What a network costs is not known.
     #[error(transparent)]
     Cost(#[from] CostError),

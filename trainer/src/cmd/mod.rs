@@ -2,6 +2,7 @@
 
 mod build;
 mod compress;
+mod curve;
 mod data;
 mod error;
 mod explain;
@@ -42,6 +43,8 @@ pub enum Command {
     Train(train::Cmd),
     /// Train on from a trained network: `train` with a base
     Finetune(finetune::Cmd),
+    /// How good networks get with few, and with more, labelled pictures
+    Curve(curve::Cmd),
     /// Make a checkpoint smaller: scale, clip, remove channels, prune
     Compress(compress::Cmd),
     /// Which layers of a checkpoint mind being compressed
@@ -71,6 +74,7 @@ impl Command {
             Self::Data(cmd) => finish(cmd.run(), json),
             Self::Train(cmd) => finish(cmd.run(), json),
             Self::Finetune(cmd) => finish(cmd.run(), json),
+            Self::Curve(cmd) => finish(cmd.run(), json),
             Self::Compress(cmd) => finish(cmd.run(), json),
             Self::Sensitivity(cmd) => finish(cmd.run(), json),
             Self::Export(cmd) => finish(cmd.run(), json),

@@ -10,7 +10,8 @@ use serde::Serialize;
 use super::Error;
 use crate::output::Report;
 
-const PROJECT: &str = include_str!("new/espalier.toml");
+/// The project file.
+pub const PROJECT: &str = include_str!("new/espalier.toml");
 const IGNORE: &str = "/out\n";
 
 /// Flags of the command.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use espalier::config::{ConfigError, Pictures, Project};
-use espalier::data::{missing_classes, twins};
+use espalier::data::{Dataset, missing_classes, twins};
 
 use super::Error;
 
@@ -28,27 +28,39 @@ impl ProjectPath {
 /// The pictures of a project; warns of what makes its figures worth less.
 pub fn pictures(project: &Project) -> Result<Pictures, Error> {
     let pictures = project.pictures()?;
-    let validation = pictures.validation.as_ref();
-    let others = [("test", Some(&pictures.test)), ("validation", validation)];
-    for (part, other) in others {
-        let Some(other) = other else {
-            continue;
-        };
-        let (twins, all) = (twins(&pictures.train, other).len(), other.pictures.len());
-        if twins > 0 {
-            tracing::warn!(
-                "{twins} of the {all} {part} pictures are training pictures too, which makes their accuracy too \
-                 good; `espalier data {}` names those that it finds in both parts of the source",
-                project.folder.display()
-            );
-        }
-        for class in missing_classes(other, &pictures.train) {
-            tracing::warn!(
-                "class `{class}` has no {part} picture: nothing is known of how well it is found"
-            );
-        }
+    let Pictures {
+        train,
+        validation,
+        test,
+    } = &pictures;
+    warn(project, train, "test", test);
+    if let Some(validation) = validation {
+        warn(project, train, "validation", validation);
     }
     Ok(pictures)
+}
+
+/// All training pictures of a project, and its test pictures; warns as [`pictures`].
+pub fn parts(project: &Project) -> Result<(Dataset, Dataset), Error> {
+    let (train, test) = project.parts()?;
+    warn(project, &train, "test", &test);
+    Ok((train, test))
+}
+
+fn warn(project: &Project, train: &Dataset, part: &str, other: &Dataset) {
+    let (twins, all) = (twins(train, other).len(), other.pictures.len());
+    if twins > 0 {
+        tracing::warn!(
+            "{twins} of the {all} {part} pictures are training pictures too, which makes their accuracy too \
+             good; `espalier data {}` names those that it finds in both parts of the source",
+            project.folder.display()
+        );
+    }
+    for class in missing_classes(other, train) {
+        tracing::warn!(
+            "class `{class}` has no {part} picture: nothing is known of how well it is found"
+        );
+    }
 }
 
 /// Removes a file that is no longer of use; one that stays does no harm.

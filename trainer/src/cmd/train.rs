@@ -12,7 +12,7 @@ use espalier::config::{DataOptions, Pictures, Project};
 use espalier::data::Dataset;
 use espalier::network::Network;
 use espalier::score::Score;
-use espalier::train::{Hooks, Outcome, TrainOptions, answers, start, train};
+use espalier::train::{Hooks, Outcome, Teacher, TrainOptions, answers, distil, start};
 use serde::Serialize;
 use shared::layer::Shape;
 
@@ -27,6 +27,9 @@ pub const FLOAT: &str = "float.safetensors";
 
 /// How the training went, epoch by epoch.
 pub const CURVE: &str = "float.curve.csv";
+
+/// Where an unfinished training is saved.
+const UNFINISHED: &str = "float.unfinished.safetensors";
 
 /// How often an unfinished training is saved.
 pub const SAVE_EVERY: Duration = Duration::from_secs(1);
@@ -94,44 +97,108 @@ pub fn step(
     stop: &AtomicBool,
 ) -> Result<(Checkpoint, Trained), Error> {
     let begin = Instant::now();
-    let unfinished = project.output("float.unfinished.safetensors");
-    let from = match resume {
-        true => Checkpoint::load(&unfinished)?,
-        false => start(
-            network(project, &data.train)?,
-            &data.train,
-            project.data.resize,
-            &project.train_options(),
-        )?,
-    };
-    let curve = project.output(CURVE);
-    let hooks = Hooks {
+    let course = Course {
+        project,
+        data,
+        resume,
         stop,
-        save: Some(&unfinished),
-        save_every: SAVE_EVERY,
-        curve: Some(&curve),
-        label: "train",
     };
-    let options = project.train_options();
     let Outcome {
         checkpoint: trained,
         epochs,
         best_epoch,
-    } = train(
-        from,
-        &data.train,
-        data.validation.as_ref(),
-        &options,
-        &project.augment,
-        &hooks,
-    )?;
+    } = course.run()?;
     let checkpoint = project.output(FLOAT);
     trained.save(&checkpoint)?;
-    super::project::remove(&unfinished);
+    course.clean_up();
     let mut summary = summarise(project, data, &trained)?;
     (summary.epochs, summary.best_epoch) = (epochs, best_epoch);
     summary.seconds = begin.elapsed().as_secs_f64();
     Ok((trained, summary))
+}
+
+/// The trainings of one network, or of an ensemble and the one that learns from it.
+pub struct Course<'a> {
+    pub project: &'a Project,
+    pub data: &'a Pictures,
+    /// Whether to go on where they were stopped.
+    pub resume: bool,
+    pub stop: &'a AtomicBool,
+}
+
+impl Course<'_> {
+    /// The network.
+    pub fn run(&self) -> Result<Outcome, Error> {
+        if !self.resume {
+            self.clean_up();
+        }
+        let options = self.project.train_options();
+        if options.ensemble == 1 {
+            return self.train(UNFINISHED, "train", &options, None);
+        }
+        let member = |number: usize| {
+            let options = TrainOptions {
+                seed: options.seed + number as u64,
+                ..options.clone()
+            };
+            let label = format!("network {} of {}", number + 1, options.ensemble);
+            self.train(&unfinished_member(number), &label, &options, None)
+        };
+        let mut teacher = Teacher::new(&member(0)?.checkpoint, &self.data.train)?;
+        for number in 1..options.ensemble {
+            teacher.join(&member(number)?.checkpoint, &self.data.train)?;
+        }
+        self.train(UNFINISHED, "distil", &options, Some(&teacher))
+    }
+
+    fn train(
+        &self,
+        unfinished: &str,
+        label: &str,
+        options: &TrainOptions,
+        teacher: Option<&Teacher>,
+    ) -> Result<Outcome, Error> {
+        let (train, validation) = (&self.data.train, self.data.validation.as_ref());
+        let unfinished = self.project.output(unfinished);
+        // Of an ensemble, the networks behind the one that was stopped have not begun.
+        let begun = options.ensemble == 1 || unfinished.is_file();
+        let from = match self.resume && begun {
+            true => Checkpoint::load(&unfinished)?,
+            false => start(
+                network(self.project, train)?,
+                train,
+                self.project.data.resize,
+                options,
+            )?,
+        };
+        let curve = self.project.output(CURVE);
+        let is_member = options.ensemble > 1 && teacher.is_none();
+        let hooks = Hooks {
+            stop: self.stop,
+            save: Some(&unfinished),
+            save_every: SAVE_EVERY,
+            curve: (!is_member).then_some(&curve),
+            label,
+        };
+        let augment = &self.project.augment;
+        Ok(match teacher {
+            None => espalier::train::train(from, train, validation, options, augment, &hooks),
+            Some(teacher) => distil(from, teacher, train, validation, options, augment, &hooks),
+        }?)
+    }
+
+    /// Removes what is left of trainings that were stopped.
+    pub fn clean_up(&self) {
+        super::project::remove(&self.project.output(UNFINISHED));
+        for number in 0..self.project.train.ensemble {
+            super::project::remove(&self.project.output(&unfinished_member(number)));
+        }
+    }
+}
+
+/// Where an unfinished network of an ensemble is saved, and a finished one until all are.
+fn unfinished_member(number: usize) -> String {
+    format!("float.member{}.unfinished.safetensors", number + 1)
 }
 
 /// The training step of a build that was stopped after it.
@@ -148,7 +215,7 @@ fn summarise(project: &Project, data: &Pictures, trained: &Checkpoint) -> Result
         params: trained.parameters(),
         nonzeros: trained.nonzeros(),
         pictures: data.train.pictures.len(),
-        epochs: project.train.epochs,
+        epochs: project.train.epochs(data.train.pictures.len()),
         best_epoch: None,
         seconds: 0.0,
         checkpoint: project.output(FLOAT),

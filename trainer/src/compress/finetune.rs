@@ -40,6 +40,7 @@ pub fn finetune(
     };
     let train = TrainOptions {
         epochs: options.epochs,
+        steps: options.steps,
         rate: Some(options.rate),
         weight_decay: options.weight_decay.or(train.weight_decay),
         base: None,
@@ -49,15 +50,11 @@ pub fn finetune(
         // A mean, or an earlier epoch, has other zeros and grids.
         average: None,
         patience: None,
+        ensemble: 1,
         ..train.clone()
     };
     let job = Job {
-        key: key(
-            data,
-            &train,
-            augmentation,
-            Some((options, teacher.checkpoint)),
-        ),
+        key: key(data, &train, augmentation, Some(options), Some(teacher)),
         constraint: Some(options),
         lesson: (options.distill > 0.0).then_some(Lesson {
             teacher,

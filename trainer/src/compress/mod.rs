@@ -82,6 +82,8 @@ pub struct CompressOptions {
     pub bits: Option<PerLayer<u8>>,
     /// Passes over the data in the fine-tuning, 1 or more.
     pub epochs: usize,
+    /// In place of `epochs`: as many as it takes for so many steps, 1 or more.
+    pub steps: Option<usize>,
     /// Highest learning rate of the fine-tuning, above 0.
     pub rate: f64,
     /// Weight decay of the fine-tuning; that of the training where not given.
@@ -115,6 +117,7 @@ impl Default for CompressOptions {
             share: None,
             bits: None,
             epochs: 80,
+            steps: None,
             rate: 1e-3,
             weight_decay: None,
             distill: 0.5,
@@ -192,6 +195,10 @@ impl CompressOptions {
         (
             "epochs",
             "Passes over the training pictures while fine-tuning",
+        ),
+        (
+            "steps",
+            "In place of epochs: as many as it takes for so many steps",
         ),
         ("rate", "Highest learning rate while fine-tuning"),
         (
@@ -273,6 +280,11 @@ impl CompressOptions {
             (
                 "compress.epochs",
                 wrong(self.epochs as f64, self.epochs > 0),
+                "1 or more",
+            ),
+            (
+                "compress.steps",
+                self.steps.and_then(|steps| wrong(steps as f64, steps > 0)),
                 "1 or more",
             ),
             (

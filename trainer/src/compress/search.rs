@@ -260,7 +260,7 @@ pub struct Search<'a> {
     /// The network to make smaller.
     pub trained: &'a Checkpoint,
     /// The one that teaches what is left of it.
-    pub teacher: &'a Teacher<'a>,
+    pub teacher: &'a Teacher,
     /// Pictures.
     pub pictures: &'a Pictures,
     /// What is not searched for.
@@ -590,6 +590,7 @@ impl Tried<'_> {
         }
         let options = CompressOptions {
             epochs: search.options.trial_epochs,
+            steps: None,
             ..options
         };
         let hooks = Hooks {

@@ -78,7 +78,7 @@ impl<'a> Batches<'a> {
             weights: class_weights(data, options),
             sampling: options.sampling,
             seed: options.seed,
-            per_epoch: pictures.div_ceil(options.batch(pictures)).max(1),
+            per_epoch: options.steps_per_epoch(pictures),
             order: (0, options.sampling.order(data, options.seed, 0)),
         }
     }

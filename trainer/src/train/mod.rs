@@ -50,6 +50,7 @@ pub use schedule::Schedule;
 pub use start::start;
 pub(crate) use teacher::Lesson;
 pub use teacher::Teacher;
+pub use workers::in_parallel;
 
 /// Pictures in one batch of [`weight_gradients`].
 const GRADIENT_BATCH: usize = 32;
@@ -212,18 +213,50 @@ pub fn train(
     augmentation: &Augmentation,
     hooks: &Hooks,
 ) -> Result<Outcome, TrainError> {
+    learn(start, None, data, validation, options, augmentation, hooks)
+}
+
+/// The same for a network that learns to answer as a teacher does: `options.distill` and
+/// `options.temperature` say how much.
+pub fn distil(
+    start: Checkpoint,
+    teacher: &Teacher,
+    data: &Dataset,
+    validation: Option<&Dataset>,
+    options: &TrainOptions,
+    augmentation: &Augmentation,
+    hooks: &Hooks,
+) -> Result<Outcome, TrainError> {
+    let teacher = Some(teacher);
+    learn(start, teacher, data, validation, options, augmentation, hooks)
+}
+
+fn learn(
+    start: Checkpoint,
+    teacher: Option<&Teacher>,
+    data: &Dataset,
+    validation: Option<&Dataset>,
+    options: &TrainOptions,
+    augmentation: &Augmentation,
+    hooks: &Hooks,
+) -> Result<Outcome, TrainError> {
     check_data(&start, data)?;
     if options.patience.is_some() {
         check_data(&start, validation.ok_or(TrainError::NoValidation)?)?;
     }
+    let lesson = |teacher| Lesson {
+        teacher,
+        share: options.distill,
+        temperature: options.temperature,
+    };
     let job = Job {
-        key: key(data, options, augmentation, None),
+        key: key(data, options, augmentation, None, teacher),
         data,
         validation,
         options,
         augmentation,
         constraint: None,
-        lesson: None,
+        lesson: teacher.map(lesson),
         hooks,
     };
     run(start, &job)
@@ -314,13 +347,14 @@ pub(crate) fn check_data(checkpoint: &Checkpoint, data: &Dataset) -> Result<(), 
     }
 }
 
-/// Everything that decides the bits of a training, or of a compression of a trained
-/// network, as a JSON object.
+/// Everything that decides the bits of a training, or of a compression of the network that
+/// is its teacher, as a JSON object.
 pub fn key(
     data: &Dataset,
     options: &TrainOptions,
     augmentation: &Augmentation,
-    compress: Option<(&crate::compress::CompressOptions, &Checkpoint)>,
+    compress: Option<&crate::compress::CompressOptions>,
+    teacher: Option<&Teacher>,
 ) -> String {
     let mut hash = Sha256::new();
     for picture in &data.pictures {
@@ -330,8 +364,8 @@ pub fn key(
     json!({
         "train": options,
         "augment": augmentation,
-        "compress": compress.map(|(options, _)| options),
-        "checkpoint": compress.map(|(_, trained)| json!({ "sha256": digest(trained) })),
+        "compress": compress,
+        "teacher": { "sha256": teacher.map(Teacher::digest) },
         "data": { "sha256": hex(hash) },
     })
     .to_string()
@@ -357,7 +391,7 @@ fn hex(hash: Sha256) -> String {
 fn difference(old: &str, new: &str) -> String {
     let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap_or_default();
     let (old, new) = (parse(old), parse(new));
-    for section in ["train", "augment", "compress", "checkpoint", "data"] {
+    for section in ["train", "augment", "compress", "teacher", "data"] {
         let (old, new) = (&old[section], &new[section]);
         let keys = new
             .as_object()
@@ -502,7 +536,7 @@ pub(crate) mod tests {
             hooks: &'a Hooks,
         ) -> Job<'a> {
             Job {
-                key: key(data, options, augmentation, None),
+                key: key(data, options, augmentation, None, None),
                 data,
                 validation: Some(validation),
                 options,
@@ -922,7 +956,7 @@ pub(crate) mod tests {
         ));
 
         let mut unfinished = untrained(false);
-        let run = key(&data(), &options(), &augmentation(), None);
+        let run = key(&data(), &options(), &augmentation(), None, None);
         unfinished.training = Some(crate::checkpoint::TrainingState {
             step: 1,
             run,

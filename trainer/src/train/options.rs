@@ -16,6 +16,8 @@ use super::schedule::Schedule;
 pub struct TrainOptions {
     /// Passes over the data, 1 or more.
     pub epochs: usize,
+    /// In place of `epochs`: as many as it takes for so many steps, 1 or more.
+    pub steps: Option<usize>,
     /// Pictures in one step, 1 or more; `gd` takes all.
     pub batch: usize,
     /// What turns gradients into steps.
@@ -67,6 +69,14 @@ pub struct TrainOptions {
     pub seed: u64,
     /// A checkpoint to start from.
     pub base: Option<PathBuf>,
+    /// Networks that are trained, with seeds from `seed` on, 1 or more. From 2 on they
+    /// teach one more, which is the result.
+    pub ensemble: usize,
+    /// Share of that network's loss that is the distance to the mean of the ensemble's
+    /// logits, 0 to 1; the rest is the distance to the labels.
+    pub distill: f32,
+    /// What the logits of both are divided by for that, above 0.
+    pub temperature: f32,
     /// Layers whose weights and biases stay as they are at the start.
     pub freeze: Vec<String>,
     /// The rate of all layers but the head, as a share of the rate, 0 to 1.
@@ -79,6 +89,7 @@ impl Default for TrainOptions {
     fn default() -> Self {
         Self {
             epochs: 100,
+            steps: None,
             batch: 32,
             optimizer: Optimizer::default(),
             rate: None,
@@ -100,6 +111,9 @@ impl Default for TrainOptions {
             logit_adjustment: 0.0,
             seed: 1,
             base: None,
+            ensemble: 1,
+            distill: 0.9,
+            temperature: 2.0,
             freeze: Vec::new(),
             body_rate: 1.0,
         }
@@ -113,6 +127,10 @@ impl TrainOptions {
     /// The keys, with what `--help` says of each.
     pub const KEYS: &'static [(&'static str, &'static str)] = &[
         ("epochs", "Passes over the training pictures"),
+        (
+            "steps",
+            "In place of epochs: as many as it takes for so many steps",
+        ),
         ("batch", "Pictures in one step"),
         (
             "optimizer",
@@ -179,6 +197,18 @@ impl TrainOptions {
             "base",
             "Checkpoint to start from; its head is replaced where classes differ",
         ),
+        (
+            "ensemble",
+            "Train so many networks, with seeds from `seed` on, and one that learns their mean answer",
+        ),
+        (
+            "distill",
+            "ensemble: share of the loss that is the distance to their answers, 0 to 1",
+        ),
+        (
+            "temperature",
+            "ensemble: what logits are divided by for that",
+        ),
         ("freeze", "Layers that stay as they are: ['conv2d_1']"),
         (
             "body_rate",
@@ -204,6 +234,17 @@ impl TrainOptions {
         }
     }
 
+    /// Steps of one pass over so many pictures.
+    pub fn steps_per_epoch(&self, pictures: usize) -> usize {
+        pictures.div_ceil(self.batch(pictures)).max(1)
+    }
+
+    /// Passes over so many pictures.
+    pub fn epochs(&self, pictures: usize) -> usize {
+        let for_steps = |steps: usize| steps.div_ceil(self.steps_per_epoch(pictures));
+        self.steps.map_or(self.epochs, for_steps)
+    }
+
     /// The first key that is out of its range.
     pub fn validate(&self) -> Result<(), OutOfRange> {
         let whole = |value: usize| (value == 0).then(|| value.to_string());
@@ -217,7 +258,22 @@ impl TrainOptions {
         const AT_LEAST_0: &str = "0 or more";
         let checks = [
             ("train.epochs", whole(self.epochs), "1 or more"),
+            ("train.steps", self.steps.and_then(whole), "1 or more"),
             ("train.batch", whole(self.batch), "1 or more"),
+            ("train.ensemble", whole(self.ensemble), "1 or more"),
+            (
+                "train.distill",
+                wrong(
+                    self.distill.into(),
+                    (0.0..=1.0).contains(&self.distill),
+                ),
+                "0 to 1",
+            ),
+            (
+                "train.temperature",
+                positive(Some(self.temperature.into())),
+                "a number above 0, such as 2",
+            ),
             (
                 "train.rate",
                 positive(self.rate),
@@ -284,10 +340,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn steps_take_whole_epochs() {
+        let epochs = |text: &str, pictures| {
+            let options: TrainOptions = toml::from_str(text).unwrap();
+            options.epochs(pictures)
+        };
+        assert_eq!(epochs("epochs = 7", 100), 7);
+        // Four steps an epoch.
+        assert_eq!(epochs("steps = 9\nbatch = 32", 100), 3);
+        assert_eq!(epochs("steps = 9\noptimizer = 'gd'", 100), 9);
+        assert_eq!(epochs("steps = 1", 100_000), 1);
+    }
+
+    #[test]
     fn options_have_ranges() {
         assert_eq!(TrainOptions::default().validate(), Ok(()));
         for (key, wrong) in [
             ("epochs", "0"),
+            ("steps", "0"),
+            ("ensemble", "0"),
+            ("distill", "1.1"),
+            ("temperature", "0.0"),
             ("rate", "nan"),
             ("rate", "0.0"),
             ("warmup", "1.0"),

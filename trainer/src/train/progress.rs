@@ -1,6 +1,11 @@
 //! The progress bar of a training.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use std::sync::LazyLock;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+/// Trainings at the same time have a line each.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Weight of a new step in the shown loss and accuracy.
 const NEW: f64 = 0.05;
@@ -16,7 +21,7 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(label: &str, step: usize, steps: usize, per_epoch: usize) -> Self {
-        let bar = ProgressBar::new(steps as u64).with_position(step as u64);
+        let bar = BARS.add(ProgressBar::new(steps as u64).with_position(step as u64));
         let template = "{prefix} {bar:30} {percent:>3} %  {msg}  {eta} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);

@@ -109,6 +109,7 @@ pub(super) fn run_on(
         // The last step went too far, and no loss was computed since.
         return Err(run.diverged());
     }
+    run.save()?;
     run.save_curve()?;
     Ok(run.outcome())
 }
@@ -155,7 +156,7 @@ impl<'a> Run<'a> {
         let network = FloatNetwork::new(&checkpoint, &device);
         let input = (checkpoint.network.input, checkpoint.input);
         let batches = Batches::new(job.data, job.augmentation, input, job.options);
-        let steps = job.options.epochs * batches.per_epoch;
+        let steps = job.options.epochs(job.data.pictures.len()) * batches.per_epoch;
         let optimiser = job.options.optimizer.build(job.options.weight_decay());
         let resumed = checkpoint.training.take();
         let saved = resumed.as_ref().map(|state| state.step);
@@ -230,7 +231,7 @@ impl<'a> Run<'a> {
         let place = Place {
             step: self.step,
             per_epoch,
-            epochs: options.epochs,
+            epochs: self.steps / per_epoch,
         };
         let network = &self.network;
         average::update(&mut self.average, place, options, || network.to_tensors());

@@ -1,4 +1,4 @@
-//! A network that another one learns to answer like.
+//! Networks that another one learns to answer like.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::{TrainError, check_data};
+use super::{TrainError, check_data, digest};
 use crate::checkpoint::Checkpoint;
 use crate::data::Dataset;
 use crate::network::{FloatNetwork, numbers};
@@ -14,28 +14,45 @@ use crate::network::{FloatNetwork, numbers};
 /// For each picture of the data, how many augmented ones answers are kept of.
 const KNOWN_PICTURES: usize = 4;
 
-/// A network that teaches, and what it has said: without augmentation, or with flips
-/// alone, the same pictures come again, and it answers each of them once.
-pub struct Teacher<'a> {
-    /// The network.
-    pub checkpoint: &'a Checkpoint,
-    network: FloatNetwork,
-    /// Its logits, by the keys of pictures.
+/// Networks that teach, and what they have said: without augmentation, or with flips
+/// alone, the same pictures come again, and each of them is answered once.
+pub struct Teacher {
+    first: FloatNetwork,
+    others: Vec<FloatNetwork>,
+    /// Of their tensors.
+    digest: String,
+    /// The means of their logits, by the keys of pictures.
     known: Mutex<HashMap<u64, Vec<f32>>>,
     /// Most pictures in `known`.
     room: usize,
 }
 
-impl<'a> Teacher<'a> {
+impl Teacher {
     /// A teacher for pictures of the shape and the classes of these.
-    pub fn new(checkpoint: &'a Checkpoint, data: &Dataset) -> Result<Self, TrainError> {
+    pub fn new(checkpoint: &Checkpoint, data: &Dataset) -> Result<Self, TrainError> {
         check_data(checkpoint, data)?;
         Ok(Self {
-            checkpoint,
-            network: FloatNetwork::new(checkpoint, &Device::flex()),
+            first: FloatNetwork::new(checkpoint, &Device::flex()),
+            others: Vec::new(),
+            digest: digest(checkpoint),
             known: Mutex::default(),
             room: KNOWN_PICTURES * data.pictures.len(),
         })
+    }
+
+    /// One network more: the answer is the mean of all.
+    pub fn join(&mut self, checkpoint: &Checkpoint, data: &Dataset) -> Result<(), TrainError> {
+        check_data(checkpoint, data)?;
+        let network = FloatNetwork::new(checkpoint, &Device::flex());
+        self.others.push(network);
+        self.digest += &digest(checkpoint);
+        self.known = Mutex::default();
+        Ok(())
+    }
+
+    /// Tells teachers apart.
+    pub(super) fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// Logits [pictures, classes]; `keys` tells the pictures apart.
@@ -66,10 +83,17 @@ impl<'a> Teacher<'a> {
         }
         let indices: Vec<i32> = unknown.iter().map(|&(index, _)| index).collect();
         let indices = Tensor::from_data(indices.as_slice(), &input.device());
-        let logits = numbers(self.network.logits(input.select(0, indices)));
+        let logits = numbers(self.mean(input.select(0, indices)));
         let rows = logits.chunks(logits.len() / unknown.len());
         let keys = unknown.iter().map(|&(_, key)| key);
         keys.zip(rows.map(<[f32]>::to_vec)).collect()
+    }
+
+    /// The mean of all networks' logits [pictures, classes].
+    fn mean(&self, input: Tensor<4>) -> Tensor<2> {
+        let add = |sum, network: &FloatNetwork| sum + network.logits(input.clone());
+        let sum = self.others.iter().fold(self.first.logits(input.clone()), add);
+        sum / (self.others.len() + 1) as f64
     }
 
     /// A worker that panicked while it held the lock left whole rows behind.
@@ -81,7 +105,7 @@ impl<'a> Teacher<'a> {
 /// How much a teacher counts.
 #[derive(Clone, Copy)]
 pub(crate) struct Lesson<'a> {
-    pub teacher: &'a Teacher<'a>,
+    pub teacher: &'a Teacher,
     /// Its share of the loss, 0 to 1.
     pub share: f32,
     /// What its logits are divided by, above 0.
@@ -117,6 +141,29 @@ mod tests {
     use crate::train::tests::{data, untrained};
 
     #[test]
+    fn several_answer_as_their_mean() {
+        let (one, mut other) = (untrained(false), untrained(false));
+        for tensor in other.tensors.values_mut() {
+            tensor.data.iter_mut().for_each(|value| *value *= 0.5);
+        }
+        let shape = one.network.input;
+        let pixels = &data().pictures[0].pixels;
+        let input = pictures_to_tensor(pixels, shape, one.input, &Device::flex());
+        let alone = |checkpoint: &Checkpoint| {
+            let teacher = Teacher::new(checkpoint, &data()).unwrap();
+            numbers(teacher.mean(input.clone()))
+        };
+        let mut both = Teacher::new(&one, &data()).unwrap();
+        both.logits(input.clone(), &[1]);
+        both.join(&other, &data()).unwrap();
+        // What the first has said alone is forgotten.
+        let answers = numbers(both.logits(input.clone(), &[1]));
+        for ((a, b), both) in alone(&one).iter().zip(alone(&other)).zip(answers) {
+            assert!(((a + b) / 2.0 - both).abs() < 1e-5);
+        }
+    }
+
+    #[test]
     fn a_picture_is_answered_once() {
         let checkpoint = untrained(false);
         let pictures = &data().pictures[..4];
@@ -128,7 +175,7 @@ mod tests {
         assert_eq!(teacher.logits(some, &[11, 12]).dims(), [2, 3]);
         // Known and new ones together come out in order.
         let all = numbers(teacher.logits(input.clone(), &[10, 11, 12, 13]));
-        let expected = numbers(teacher.network.logits(input.clone()));
+        let expected = numbers(teacher.mean(input.clone()));
         let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-5;
         assert!(all.iter().zip(&expected).all(close), "{all:?} {expected:?}");
         assert_eq!(teacher.lock().len(), 4);

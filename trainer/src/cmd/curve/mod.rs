@@ -1,0 +1,188 @@
+//! `espalier curve`: how good networks get with few, and with more, labelled pictures.
+
+mod cell;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Args;
+use espalier::augment::Augmentation;
+use espalier::compress::CompressOptions;
+use espalier::config::{DataOptions, FILE_NAME, Project};
+use espalier::data::Dataset;
+use espalier::train::{TrainError, TrainOptions, in_parallel, key};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use self::cell::Cell;
+use self::report::{Learning, Row};
+use super::Error;
+use super::project::stop_on_ctrl_c;
+use crate::flags::Flags;
+
+/// Folder in the output folder with what every cell trained.
+const FOLDER: &str = "curve";
+/// The results so far.
+const STATE: &str = "curve.json";
+/// The rows for other programs.
+const CSV: &str = "curve.csv";
+/// The picture.
+const SVG: &str = "curve.svg";
+
+/// Flags of the command.
+#[derive(Args)]
+pub struct Cmd {
+    /// Project folder, or a source of pictures (then with the recipe of `espalier new`)
+    #[arg(default_value = ".")]
+    source: PathBuf,
+    /// Training pictures of each class
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 20, 50, 100, 200])]
+    shots: Vec<usize>,
+    /// Subsets of each size, drawn and trained with seeds 1, 2, ...
+    #[arg(long, default_value_t = 5)]
+    seeds: u64,
+    /// Go on with a curve that was stopped, or with more shots and seeds
+    #[arg(long)]
+    resume: bool,
+    #[command(flatten)]
+    data: Flags<DataOptions>,
+    #[command(flatten)]
+    augment: Flags<Augmentation>,
+    #[command(flatten)]
+    train: Flags<TrainOptions>,
+    #[command(flatten)]
+    compress: Flags<CompressOptions>,
+}
+
+/// What is known of a curve, to go on with.
+#[derive(Default, Serialize, Deserialize)]
+struct State {
+    /// Of which project and pictures.
+    key: String,
+    rows: Vec<Row>,
+}
+
+impl Cmd {
+    /// Trains on every subset and measures on the whole test part.
+    pub fn run(self) -> Result<Learning, Error> {
+        let project = self.project()?;
+        let (train, test) = super::project::parts(&project)?;
+        let cells = self.cells(&project, &train)?;
+        let stop = stop_on_ctrl_c()?;
+        let file = project.output(STATE);
+        let key = whole_key(&project, &train, &test);
+        let state = State::load(&file, key, self.resume)?;
+        let known = state.rows.clone();
+        let state = Mutex::new(state);
+        let keep = |row: Row| {
+            let mut state = state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            state.rows.push(row);
+            state.save(&file)
+        };
+        let work = |cell: Cell| match stop.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => cell.run(&train, &test, &known, &stop, &keep),
+        };
+        let results = in_parallel(cells, work);
+        results.into_iter().collect::<Result<Vec<()>, Error>>()?;
+        interrupted(&stop, &file)?;
+        let state = state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let asked = |row: &Row| self.shots.contains(&row.shots) && row.seed <= self.seeds;
+        let rows = state.rows.into_iter().filter(asked).collect();
+        Learning::new(rows, project.output(CSV), project.output(SVG))
+    }
+
+    /// The project, or one around a source.
+    fn project(&self) -> Result<Project, Error> {
+        let flags = [
+            self.data.table(),
+            self.augment.table(),
+            self.train.table(),
+            self.compress.table(),
+        ];
+        let is_project = self.source.join(FILE_NAME).is_file() || self.source.is_file();
+        Ok(match is_project {
+            true => Project::load(&self.source, &flags)?,
+            false => Project::around(super::new::PROJECT, &self.source, &flags)?,
+        })
+    }
+
+    /// One for each subset, all of which can be drawn.
+    fn cells(&self, project: &Project, train: &Dataset) -> Result<Vec<Cell>, Error> {
+        let most = self.shots.iter().copied().max().unwrap_or(0);
+        let least = self.shots.iter().copied().min().unwrap_or(0);
+        if least == 0 || self.seeds == 0 {
+            return Err(Error::NoShots);
+        }
+        train.pick_per_class(most, 1)?;
+        let mut shots = self.shots.clone();
+        // The longest first, so that no core waits for one at the end.
+        shots.sort_unstable_by(|a, b| b.cmp(a));
+        shots.dedup();
+        let cells = shots.iter().flat_map(|&shots| {
+            (1..=self.seeds).map(move |seed| Cell::new(project, shots, seed))
+        });
+        Ok(cells.collect())
+    }
+}
+
+/// Everything that decides the rows of a curve.
+fn whole_key(project: &Project, train: &Dataset, test: &Dataset) -> String {
+    let key = |data| {
+        let (train, compress) = (project.train_options(), Some(&project.compress));
+        key(data, &train, &project.augment, compress, None)
+    };
+    json!({
+        "train": key(train),
+        "test": key(test),
+        "network": project.network,
+        "validation": project.data.validation,
+        "export": project.export,
+    })
+    .to_string()
+}
+
+fn interrupted(stop: &AtomicBool, file: &Path) -> Result<(), Error> {
+    match stop.load(Ordering::Relaxed) {
+        true => Err(Error::CurveStopped(file.to_owned())),
+        false => Ok(()),
+    }
+}
+
+impl State {
+    fn load(file: &Path, key: String, resume: bool) -> Result<Self, Error> {
+        let empty = Self {
+            key,
+            rows: Vec::new(),
+        };
+        if !resume {
+            return Ok(empty);
+        }
+        let read = |source| Error::Read {
+            file: file.to_owned(),
+            source,
+        };
+        let text = std::fs::read(file).map_err(read)?;
+        let state: Self = serde_json::from_slice(&text).map_err(|error| read(error.into()))?;
+        match state.key == empty.key {
+            true => Ok(state),
+            false => Err(Error::OtherCurve(file.to_owned())),
+        }
+    }
+
+    fn save(&self, file: &Path) -> Result<(), Error> {
+        let json = serde_json::to_vec(self).map_err(std::io::Error::from);
+        let saved = json.and_then(|json| espalier::file::save(file, &json));
+        saved.map_err(|source| Error::Write {
+            file: file.to_owned(),
+            source,
+        })
+    }
+}
+
+/// Whether an error is a training that was asked to stop.
+fn is_stop(error: &Error) -> bool {
+    matches!(error, Error::Train(TrainError::Interrupted { .. }))
+}
