@@ -11,17 +11,16 @@ use espalier::compress::scale::{ScaleMode, scale};
 use espalier::data::{self, Dataset, Part, Source};
 use espalier::device::{Board, emulator, firmware};
 use espalier::quantise::{ExportOptions, calibrate, export};
-use espalier::simulate::{self, inputs, options};
+use espalier::simulate;
 use espalier::train::answers;
 use espalier_tests::command::workspace;
+use espalier_tests::measured::Measured;
 use serde_json::{Map, Value, json};
 use shared::Model;
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Pictures that the emulated chip answers.
-const EMULATED: usize = 20;
-/// How long it may take for them.
+/// How long the emulated chip may take.
 const LIMIT: Duration = Duration::from_secs(120);
 /// The factor of the article.
 const SCALE: f32 = 0.1;
@@ -101,19 +100,7 @@ fn model(
     elf: &Path,
     article: &Whole,
 ) -> Result<Value, Failure> {
-    let model = Model::parse(bytes)?;
-    let mut test = data::load(source, Part::Test, &options(&model))?;
-    let score = simulate::simulate(&model, &test)?;
-    test.pictures.truncate(EMULATED);
-    let inputs = inputs(&model, &test);
-    let run = emulator::run(board, elf, bytes, &inputs, LIMIT)?;
-    let expected = simulate::outputs(&model, &test);
-    let differ = run
-        .outputs
-        .iter()
-        .zip(&expected)
-        .filter(|(a, b)| a != b)
-        .count();
+    let measured = Measured::new(bytes, source, board, elf)?;
     let float = receipt["accuracy_before"]
         .as_f64()
         .ok_or("no accuracy_before in the receipt")?;
@@ -123,10 +110,9 @@ fn model(
         false => whole["on_chip"]["instructions"].as_f64(),
     };
     let dense = dense.ok_or("no instructions in the receipt")?;
-    let params = model.steps().filter_map(|step| model.params(&step));
-    let instructions = run.instructions_per_inference();
+    let (score, instructions) = (&measured.score, measured.instructions);
     Ok(json!({
-        "params": params.map(|p| p.weights() + p.channels).sum::<usize>(),
+        "params": measured.params,
         "nonzeros": receipt["nonzeros"],
         "params_before": whole["params"],
         "model_bytes": bytes.len(),
@@ -136,7 +122,7 @@ fn model(
         "drop": 100.0 * (float - score.accuracy),
         "instructions": instructions,
         "instructions_ratio": instructions as f64 / dense,
-        "mismatched_bytes": differ + run.outputs.len().abs_diff(expected.len()),
+        "mismatched_bytes": measured.mismatched,
     }))
 }
 

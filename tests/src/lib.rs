@@ -4,4 +4,6 @@
 
 pub mod command;
 pub mod cost;
+pub mod digits;
+pub mod measured;
 pub mod models;

@@ -11,9 +11,10 @@ use super::{Definition, Network, NetworkError};
 pub(super) const INPUT: &str = "input";
 
 /// Names and text of the presets.
-pub const PRESETS: [(&str, &str); 5] = [
+pub const PRESETS: [(&str, &str); 6] = [
     ("article", include_str!("presets/article.toml")),
     ("article-1m", include_str!("presets/article-1m.toml")),
+    ("conv3", include_str!("presets/conv3.toml")),
     ("lenet5", include_str!("presets/lenet5.toml")),
     ("resnet8", include_str!("presets/resnet8.toml")),
     ("dscnn", include_str!("presets/dscnn.toml")),
@@ -312,6 +313,7 @@ mod tests {
         };
         assert_eq!(count("article", shape(28, 28, 1), 10).0, 121_930);
         assert_eq!(count("article-1m", shape(28, 28, 1), 10).0, 999_274);
+        assert_eq!(count("conv3", shape(28, 28, 1), 10).0, 44_138);
         assert_eq!(count("lenet5", shape(28, 28, 1), 10).0, 431_080);
         assert_eq!(count("resnet8", shape(32, 32, 3), 10).1, 12_501_632);
         assert_eq!(count("dscnn", shape(49, 10, 1), 12).1, 2_656_768);
@@ -362,7 +364,7 @@ mod tests {
         says("preset = 'artcle'", "did you mean `article`?");
         says(
             "preset = 'zzz'",
-            "there are article, article-1m, lenet5, resnet8, dscnn",
+            "there are article, article-1m, conv3, lenet5, resnet8, dscnn",
         );
         says("[[layers]]", "layer 1 (from 1) is of no kind");
         says(
