@@ -205,7 +205,9 @@ mod tests {
             let error = parse(wrong).unwrap_err();
             assert!(matches!(&error, DataError::NoSource { .. }), "{error}");
             assert!(
-                error.to_string().ends_with("or one of the names `fashion-mnist` and `shapes`"),
+                error
+                    .to_string()
+                    .ends_with("or one of the names `fashion-mnist` and `shapes`"),
                 "{error}"
             );
         }

