@@ -298,6 +298,21 @@ fn the_preview_shows_what_flags_say() {
 }
 
 #[test]
+fn shapes_are_drawn_without_any_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = json(folder.path(), ["data", "shapes", "--preview", "sheet.png"]);
+    assert_eq!(report["shape"], serde_json::json!([28, 28, 1]));
+    assert_eq!(report["train"]["pictures"], 40_000);
+    assert_eq!(report["test"]["pictures"], 4_000);
+    for problem in ["repeated", "contradictions"] {
+        assert_eq!(report["train"][problem], 0);
+    }
+    assert_eq!(report["in_both"], serde_json::json!([]));
+    let sheet = fs::read(folder.path().join("sheet.png")).unwrap();
+    assert!(sheet.starts_with(b"\x89PNG"));
+}
+
+#[test]
 fn dropout_leaves_the_network_as_it_is() {
     let folder = project(PROJECT);
     let params = |more: &[&str]| {

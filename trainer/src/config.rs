@@ -72,7 +72,7 @@ pub struct Pictures {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataOptions {
-    /// A folder of class folders, a folder of IDX files, or `fashion-mnist`.
+    /// A folder of class folders, a folder of IDX files, `fashion-mnist`, or `shapes`.
     pub source: PathBuf,
     /// Height and width that pictures are brought to; their own where not given.
     #[serde(default)]
@@ -163,7 +163,7 @@ impl Section for DataOptions {
     const KEYS: &'static [(&'static str, &'static str)] = &[
         (
             "source",
-            "Folder of class folders, folder of IDX files, or fashion-mnist",
+            "Folder of class folders, folder of IDX files, fashion-mnist, or shapes",
         ),
         (
             "size",

@@ -24,7 +24,7 @@ const NAMED: usize = 10;
 /// Flags of the command.
 #[derive(Args)]
 pub struct Cmd {
-    /// A source (folder, or fashion-mnist), or a project folder
+    /// A source (folder, fashion-mnist or shapes), or a project folder
     #[arg(default_value = ".")]
     source: PathBuf,
     /// Write a contact sheet of augmented training pictures to this PNG file

@@ -19,7 +19,7 @@ use crate::output::{Report, table};
 pub struct Cmd {
     #[command(flatten)]
     path: ModelPath,
-    /// Folder of class folders, folder of IDX files, or fashion-mnist
+    /// Folder of class folders, folder of IDX files, fashion-mnist, or shapes
     source: PathBuf,
     /// Use the training part instead of the test part
     #[arg(long)]

@@ -16,7 +16,7 @@ pub enum DataError {
     /// The source is neither a folder nor a known name.
     #[error(
         "{path}: no such folder; a data source is a folder of class folders, a folder of IDX files, \
-         or the name `fashion-mnist`"
+         or one of the names `fashion-mnist` and `shapes`"
     )]
     NoSource {
         /// What was looked for.

@@ -13,6 +13,7 @@ mod fit;
 mod folder;
 mod idx;
 mod save;
+pub mod shapes;
 mod sheet;
 mod twins;
 
@@ -33,12 +34,14 @@ pub enum Source {
     Idx(PathBuf),
     /// Fashion-MNIST, from this machine or else downloaded: 60,000 training and 10,000 test pictures of 28x28x1.
     FashionMnist,
+    /// Drawn figures: [`shapes::CLASSES`] classes, 40,000 training and 4,000 test pictures of 28x28x1 without options.
+    Shapes,
 }
 
 impl Source {
-    /// Reads a source as the user writes it: `fashion-mnist`, or a folder, relative to `base`.
+    /// Reads a source as the user writes it: `fashion-mnist`, `shapes`, or a folder, relative to `base`.
     ///
-    /// A folder that happens to be called `fashion-mnist` is meant by `./fashion-mnist`.
+    /// A folder that happens to be called `shapes` is meant by `./shapes`.
     ///
     /// # Errors
     ///
@@ -47,6 +50,9 @@ impl Source {
         let text = text.as_ref();
         if text.as_os_str() == fashion::NAME {
             return Ok(Self::FashionMnist);
+        }
+        if text.as_os_str() == shapes::NAME {
+            return Ok(Self::Shapes);
         }
         let path = base.join(text);
         if !path.is_dir() {
@@ -93,6 +99,7 @@ pub fn load(source: &Source, part: Part, options: &Options) -> Result<Dataset, D
         Source::Folder(folder) => folder::load(folder, part, options),
         Source::Idx(folder) => idx::load(folder, part, options),
         Source::FashionMnist => fashion::load(part, options),
+        Source::Shapes => Ok(shapes::load(part, options)),
     }
 }
 
@@ -123,7 +130,7 @@ pub fn load_both(
 pub fn files(source: &Source, part: Part) -> Result<Option<Vec<PathBuf>>, DataError> {
     match source {
         Source::Folder(folder) => folder::files(folder, part).map(Some),
-        Source::Idx(_) | Source::FashionMnist => Ok(None),
+        Source::Idx(_) | Source::FashionMnist | Source::Shapes => Ok(None),
     }
 }
 
@@ -185,6 +192,7 @@ mod tests {
         std::fs::write(base.path().join("file"), b"").unwrap();
 
         assert_eq!(parse("fashion-mnist").unwrap(), Source::FashionMnist);
+        assert_eq!(parse("shapes").unwrap(), Source::Shapes);
         assert_eq!(
             parse("pictures").unwrap(),
             Source::Folder(base.path().join("pictures"))
@@ -193,14 +201,19 @@ mod tests {
             parse("digits").unwrap(),
             Source::Idx(base.path().join("digits"))
         );
-        for wrong in ["fashion_mnist", "file", "./fashion-mnist"] {
+        for wrong in ["fashion_mnist", "file", "./fashion-mnist", "./shapes"] {
             let error = parse(wrong).unwrap_err();
             assert!(matches!(&error, DataError::NoSource { .. }), "{error}");
             assert!(
-                error.to_string().contains("the name `fashion-mnist`"),
+                error
+                    .to_string()
+                    .ends_with("or one of the names `fashion-mnist` and `shapes`"),
                 "{error}"
             );
         }
+        std::fs::create_dir_all(base.path().join("shapes")).unwrap();
+        assert_eq!(parse("shapes").unwrap(), Source::Shapes);
+        assert!(matches!(parse("./shapes").unwrap(), Source::Folder(_)));
     }
 
     #[test]
