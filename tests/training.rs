@@ -364,3 +364,104 @@ fn an_ensemble_that_was_killed_goes_on_to_the_same_network() {
     assert_eq!(trained(), whole);
     assert_eq!(unfinished(), 0);
 }
+
+/// Handwritten digits, through the folder path.
+fn digits(more: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    espalier_tests::digits::write(&folder.path().join("pictures")).unwrap();
+    let example = workspace().join("examples/digits/espalier.toml");
+    let toml = fs::read_to_string(example).unwrap();
+    let toml = toml.replace(
+        "../base",
+        workspace().join("examples/base").to_str().unwrap(),
+    );
+    fs::write(folder.path().join("espalier.toml"), toml + more).unwrap();
+    folder
+}
+
+#[test]
+fn ten_pictures_of_each_digit_are_enough_for_most() {
+    let folder = digits("");
+    let report = json(folder.path(), ["data", "."]);
+    assert_eq!(report["shape"], serde_json::json!([28, 28, 1]));
+    let parts = ["train", "test"].map(|part| report[part]["pictures"].as_u64().unwrap());
+    assert_eq!(parts[0] + parts[1], 1797);
+    let options = ["--per-class", "10", "--steps", "160", "--ensemble", "1"];
+    let trained = json(folder.path(), ["train"].iter().chain(&options));
+    // 94 to 97 % over the seeds of examples/digits/curve.csv, with more steps.
+    assert!(
+        trained["float_accuracy"].as_f64().unwrap() > 0.88,
+        "{trained}"
+    );
+}
+
+#[test]
+fn a_curve_has_every_way_and_goes_on_with_more_seeds() {
+    let folder = digits("");
+    let path = folder.path();
+    let curve = |more: &[&str]| {
+        let common = [
+            "curve",
+            ".",
+            "--shots",
+            "4,2",
+            "--steps",
+            "3",
+            "--ensemble",
+            "2",
+        ];
+        json(path, common.iter().chain(more))
+    };
+    let csv = || fs::read_to_string(path.join("out/curve.csv")).unwrap();
+    let all = curve(&["--seeds", "2"]);
+    let rows = all["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2 * 2 * 6);
+    let ways = [
+        "plain",
+        "augmented",
+        "base",
+        "ensemble",
+        "int8",
+        "compressed",
+    ];
+    for (at, way) in ways.into_iter().enumerate() {
+        let point = &all["points"][2 * at];
+        assert_eq!(point["method"], way);
+        assert_eq!((&point["shots"], &point["count"]), (&2.into(), &2.into()));
+        assert!(point["half_width"].is_number());
+        assert_eq!(csv().matches(&format!("\n{way},")).count(), 4);
+    }
+    let (whole, small) = (&rows[0]["params"], &rows[20]["params"]);
+    assert!(small.as_u64().unwrap() <= whole.as_u64().unwrap() / 7);
+    let svg = fs::read_to_string(path.join("out/curve.svg")).unwrap();
+    assert!(svg.contains("+ ensemble, distilled"));
+
+    // One seed first, then both: the same figures, and the first ones are not made again.
+    let accuracies = |curve: &serde_json::Value| {
+        let rows = curve["rows"].as_array().unwrap().iter();
+        let keys = ["method", "shots", "seed", "accuracy"];
+        rows.map(|row| keys.map(|key| row[key].clone()))
+            .collect::<Vec<_>>()
+    };
+    curve(&["--seeds", "1"]);
+    let first: Vec<String> = csv().lines().map(str::to_owned).collect();
+    let both = curve(&["--seeds", "2", "--resume"]);
+    assert_eq!(accuracies(&both), accuracies(&all));
+    let second = csv();
+    assert!(first.iter().all(|line| second.contains(line)));
+
+    for (wrong, says) in [
+        (
+            &["--resume", "--rate", "0.1"][..],
+            "other pictures or options",
+        ),
+        (&["--shots", "1000"], "1000"),
+        (&["--shots", "0"], "at least one picture"),
+        (&["--seeds", "0"], "one seed"),
+    ] {
+        let Called {
+            success, stderr, ..
+        } = call(path, ["curve", "."].iter().chain(wrong));
+        assert!(!success && stderr.contains(says), "{stderr}");
+    }
+}

@@ -75,12 +75,12 @@ fn curve(folder: &Path) -> Result<Value, Failure> {
         let [method, shots, _, accuracy, ..] = fields[..] else {
             return Err(format!("{line}: not a row of a curve").into());
         };
-        let cell = cells.entry((method.to_owned(), shots.parse()?)).or_default();
+        let cell = cells
+            .entry((method.to_owned(), shots.parse()?))
+            .or_default();
         cell.push(100.0 * accuracy.parse::<f64>()?);
     }
-    let cell = |((method, shots), values): ((String, usize), Vec<f64>)| {
-        json!({ "method": method, "shots": shots, "accuracy": mean(&values), "seeds": values })
-    };
+    let cell = |((method, shots), values): ((String, usize), Vec<f64>)| json!({ "method": method, "shots": shots, "accuracy": mean(&values), "seeds": values });
     Ok(cells.into_iter().map(cell).collect())
 }
 

@@ -222,7 +222,10 @@ fn draw_learning(lines: &[Line], to: &mut String) -> Result<(), Box<dyn std::err
         .draw()?;
     for (index, line) in lines.iter().enumerate() {
         let colour = Palette99::pick(index).to_rgba();
-        let places = line.points.iter().map(|(shots, mean)| (*shots as f64, mean.mean));
+        let places = line
+            .points
+            .iter()
+            .map(|(shots, mean)| (*shots as f64, mean.mean));
         let drawn = LineSeries::new(places, colour.stroke_width(2)).point_size(3);
         chart
             .draw_series(drawn)?

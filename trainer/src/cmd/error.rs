@@ -85,7 +85,9 @@ pub enum Error {
     #[error("{}: that search was started with other options or another network; start anew without `--resume`", .0.display())]
     OtherSearch(PathBuf),
     /// A curve of nothing.
-    #[error("a curve needs at least one picture of each class and one seed: `--shots 10,50 --seeds 5`")]
+    #[error(
+        "a curve needs at least one picture of each class and one seed: `--shots 10,50 --seeds 5`"
+    )]
     NoShots,
     /// A curve was stopped.
     #[error("stopped; what is finished is in {}: go on with `--resume`", .0.display())]

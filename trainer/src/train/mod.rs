@@ -228,7 +228,15 @@ pub fn distil(
     hooks: &Hooks,
 ) -> Result<Outcome, TrainError> {
     let teacher = Some(teacher);
-    learn(start, teacher, data, validation, options, augmentation, hooks)
+    learn(
+        start,
+        teacher,
+        data,
+        validation,
+        options,
+        augmentation,
+        hooks,
+    )
 }
 
 fn learn(
@@ -371,8 +379,8 @@ pub fn key(
     .to_string()
 }
 
-/// Of the tensors of a checkpoint.
-fn digest(checkpoint: &Checkpoint) -> String {
+/// Tells the tensors of checkpoints apart: their SHA-256.
+pub fn digest(checkpoint: &Checkpoint) -> String {
     let mut hash = Sha256::new();
     for (name, array) in &checkpoint.tensors {
         hash.update(name);

@@ -263,10 +263,7 @@ impl TrainOptions {
             ("train.ensemble", whole(self.ensemble), "1 or more"),
             (
                 "train.distill",
-                wrong(
-                    self.distill.into(),
-                    (0.0..=1.0).contains(&self.distill),
-                ),
+                wrong(self.distill.into(), (0.0..=1.0).contains(&self.distill)),
                 "0 to 1",
             ),
             (

@@ -92,7 +92,10 @@ impl Teacher {
     /// The mean of all networks' logits [pictures, classes].
     fn mean(&self, input: Tensor<4>) -> Tensor<2> {
         let add = |sum, network: &FloatNetwork| sum + network.logits(input.clone());
-        let sum = self.others.iter().fold(self.first.logits(input.clone()), add);
+        let sum = self
+            .others
+            .iter()
+            .fold(self.first.logits(input.clone()), add);
         sum / (self.others.len() + 1) as f64
     }
 

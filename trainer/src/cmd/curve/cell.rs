@@ -163,7 +163,9 @@ impl Work<'_> {
     fn is_known(&self, method: Method) -> bool {
         let cell = self.cell;
         let same = |row: &Row| (row.shots, row.seed) == (cell.shots, cell.seed);
-        self.known.iter().any(|row| same(row) && row.method == method)
+        self.known
+            .iter()
+            .any(|row| same(row) && row.method == method)
     }
 
     fn float(&self, method: Method) -> Result<(), Error> {

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use espalier::augment::Augmentation;
+use espalier::checkpoint::Checkpoint;
 use espalier::compress::CompressOptions;
 use espalier::config::{DataOptions, FILE_NAME, Project};
 use espalier::data::Dataset;
-use espalier::train::{TrainError, TrainOptions, in_parallel, key};
+use espalier::train::{TrainError, TrainOptions, digest, in_parallel, key};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -72,23 +73,30 @@ impl Cmd {
         let cells = self.cells(&project, &train)?;
         let stop = stop_on_ctrl_c()?;
         let file = project.output(STATE);
-        let key = whole_key(&project, &train, &test);
+        let key = whole_key(&project, &train, &test)?;
         let state = State::load(&file, key, self.resume)?;
         let known = state.rows.clone();
         let state = Mutex::new(state);
         let keep = |row: Row| {
-            let mut state = state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut state = state
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
             state.rows.push(row);
             state.save(&file)
         };
         let work = |cell: Cell| match stop.load(Ordering::Relaxed) {
             true => Ok(()),
-            false => cell.run(&train, &test, &known, &stop, &keep),
+            // Nobody should have to wait for the others to see an error.
+            false => cell
+                .run(&train, &test, &known, &stop, &keep)
+                .inspect_err(|_| stop.store(true, Ordering::Relaxed)),
         };
         let results = in_parallel(cells, work);
         results.into_iter().collect::<Result<Vec<()>, Error>>()?;
         interrupted(&stop, &file)?;
-        let state = state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let state = state
+            .into_inner()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         let asked = |row: &Row| self.shots.contains(&row.shots) && row.seed <= self.seeds;
         let rows = state.rows.into_iter().filter(asked).collect();
         Learning::new(rows, project.output(CSV), project.output(SVG))
@@ -121,27 +129,35 @@ impl Cmd {
         // The longest first, so that no core waits for one at the end.
         shots.sort_unstable_by(|a, b| b.cmp(a));
         shots.dedup();
-        let cells = shots.iter().flat_map(|&shots| {
-            (1..=self.seeds).map(move |seed| Cell::new(project, shots, seed))
-        });
+        let cells = shots
+            .iter()
+            .flat_map(|&shots| (1..=self.seeds).map(move |seed| Cell::new(project, shots, seed)));
         Ok(cells.collect())
     }
 }
 
 /// Everything that decides the rows of a curve.
-fn whole_key(project: &Project, train: &Dataset, test: &Dataset) -> String {
+fn whole_key(project: &Project, train: &Dataset, test: &Dataset) -> Result<String, Error> {
+    let options = project.train_options();
+    let base = options.base.as_deref().map(Checkpoint::load).transpose()?;
     let key = |data| {
-        let (train, compress) = (project.train_options(), Some(&project.compress));
-        key(data, &train, &project.augment, compress, None)
+        key(
+            data,
+            &options,
+            &project.augment,
+            Some(&project.compress),
+            None,
+        )
     };
-    json!({
+    Ok(json!({
         "train": key(train),
         "test": key(test),
+        "base": base.as_ref().map(digest),
         "network": project.network,
         "validation": project.data.validation,
         "export": project.export,
     })
-    .to_string()
+    .to_string())
 }
 
 fn interrupted(stop: &AtomicBool, file: &Path) -> Result<(), Error> {

@@ -72,7 +72,9 @@ impl Learning {
         let mut text =
             "method,shots,seed,accuracy,balanced_accuracy,params,model_bytes,seconds\n".to_owned();
         for row in &self.rows {
-            let bytes = row.model_bytes.map_or(String::new(), |bytes| bytes.to_string());
+            let bytes = row
+                .model_bytes
+                .map_or(String::new(), |bytes| bytes.to_string());
             let method = format!("{:?}", row.method).to_lowercase();
             let Row {
                 shots,
@@ -134,7 +136,11 @@ impl fmt::Display for Learning {
         shots.dedup();
         let mut rows = table(["pictures of each class"]);
         let head = shots.iter().map(usize::to_string);
-        rows.set_header(["pictures of each class".to_owned()].into_iter().chain(head));
+        rows.set_header(
+            ["pictures of each class".to_owned()]
+                .into_iter()
+                .chain(head),
+        );
         for way in self.points.chunk_by(|a, b| a.method == b.method) {
             let cells = shots.iter().map(|&shots| {
                 let point = way.iter().find(|point| point.shots == shots);
