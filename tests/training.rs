@@ -452,12 +452,12 @@ fn a_curve_has_every_way_and_goes_on_with_more_seeds() {
 
     for (wrong, says) in [
         (
-            &["--resume", "--rate", "0.1"][..],
+            &["--shots", "2", "--resume", "--rate", "0.1"][..],
             "other pictures or options",
         ),
         (&["--shots", "1000"], "1000"),
         (&["--shots", "0"], "at least one picture"),
-        (&["--seeds", "0"], "one seed"),
+        (&["--shots", "2", "--seeds", "0"], "one seed"),
     ] {
         let Called {
             success, stderr, ..
