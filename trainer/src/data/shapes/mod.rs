@@ -3,7 +3,7 @@
 //! No data set of anything: what a network learns of them are edges, outlines, patterns, parts and how they lie to each
 //! other, for a base that other trainings start from. They need no download and no licence.
 //!
-//! A class is a [`Figure`], which depends on the number of the class alone. A picture shows it with other proportions,
+//! A class is a figure, which depends on the number of the class alone. A picture shows it with other proportions,
 //! brightnesses and pattern phases, turned by up to 15 degrees, 0.8 to 1.15 times as large, moved, slanted and bent;
 //! mostly on black, sometimes on grey, on a gradient, inverted, blurred or noisy.
 //!
