@@ -366,7 +366,7 @@ fn an_ensemble_that_was_killed_goes_on_to_the_same_network() {
 }
 
 /// Handwritten digits, through the folder path.
-fn digits(more: &str) -> TempDir {
+fn digits() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     espalier_tests::digits::write(&folder.path().join("pictures")).unwrap();
     let example = workspace().join("examples/digits/espalier.toml");
@@ -375,13 +375,13 @@ fn digits(more: &str) -> TempDir {
         "../base",
         workspace().join("examples/base").to_str().unwrap(),
     );
-    fs::write(folder.path().join("espalier.toml"), toml + more).unwrap();
+    fs::write(folder.path().join("espalier.toml"), toml).unwrap();
     folder
 }
 
 #[test]
 fn ten_pictures_of_each_digit_are_enough_for_most() {
-    let folder = digits("");
+    let folder = digits();
     let report = json(folder.path(), ["data", "."]);
     assert_eq!(report["shape"], serde_json::json!([28, 28, 1]));
     let parts = ["train", "test"].map(|part| report[part]["pictures"].as_u64().unwrap());
@@ -397,7 +397,7 @@ fn ten_pictures_of_each_digit_are_enough_for_most() {
 
 #[test]
 fn a_curve_has_every_way_and_goes_on_with_more_seeds() {
-    let folder = digits("");
+    let folder = digits();
     let path = folder.path();
     let curve = |more: &[&str]| {
         let common = [

@@ -4,7 +4,6 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use espalier::checkpoint::Checkpoint;
 use espalier::compress::scale::{ScaleMode, scale};
@@ -14,32 +13,20 @@ use espalier::quantise::{ExportOptions, calibrate, export};
 use espalier::simulate;
 use espalier::train::answers;
 use espalier_tests::command::workspace;
-use espalier_tests::measured::Measured;
+use espalier_tests::measured::{LIMIT, Measured};
 use serde_json::{Map, Value, json};
 use shared::Model;
 
 type Failure = Box<dyn std::error::Error>;
 
-/// How long the emulated chip may take.
-const LIMIT: Duration = Duration::from_secs(120);
 /// The factor of the article.
 const SCALE: f32 = 0.1;
 
 fn main() -> ExitCode {
-    let json = std::env::args().any(|argument| argument == "--json");
-    match bench() {
-        Ok(results) => {
-            print(&results, json);
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    espalier_tests::bench::run(measure, print)
 }
 
-fn bench() -> Result<Value, Failure> {
+fn measure() -> Result<Value, Failure> {
     let folder = workspace().join("examples/fashion-mnist");
     let source = Source::parse(Path::new("fashion-mnist"), Path::new(""))?;
     let board = Board::named("mps2-an386")?;
@@ -157,11 +144,7 @@ fn scaled(whole: &Checkpoint, train: &Dataset, source: &Source) -> Result<Value,
     }))
 }
 
-fn print(results: &Value, json: bool) {
-    if json {
-        println!("{results:#}");
-        return;
-    }
+fn print(results: &Value) {
     println!(
         "{:<14} {:>8} {:>8} {:>8} {:>9} {:>8} {:>6} {:>13} {:>6}",
         "model", "params", "nonzero", "bytes", "accuracy", "float", "drop", "instructions", "ratio"

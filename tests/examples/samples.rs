@@ -19,20 +19,10 @@ type Failure = Box<dyn std::error::Error>;
 const CURVES: [&str; 2] = ["examples/fashion-mnist/samples", "examples/digits"];
 
 fn main() -> ExitCode {
-    let json = std::env::args().any(|argument| argument == "--json");
-    match bench() {
-        Ok(results) => {
-            print(&results, json);
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    espalier_tests::bench::run(measure, print)
 }
 
-fn bench() -> Result<Value, Failure> {
+fn measure() -> Result<Value, Failure> {
     let mut curves = Map::new();
     for folder in CURVES {
         curves.insert(folder.to_owned(), curve(&workspace().join(folder))?);
@@ -84,11 +74,7 @@ fn curve(folder: &Path) -> Result<Value, Failure> {
     Ok(cells.into_iter().map(cell).collect())
 }
 
-fn print(results: &Value, json: bool) {
-    if json {
-        println!("{results:#}");
-        return;
-    }
+fn print(results: &Value) {
     for (folder, curve) in results["curves"].as_object().into_iter().flatten() {
         println!("{folder}: % right on the test part, mean and 95 % interval over seeds");
         for cell in curve.as_array().into_iter().flatten() {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used)] // a test may stop at the first surprise
 
+pub mod bench;
 pub mod command;
 pub mod cost;
 pub mod digits;

@@ -12,7 +12,7 @@ use shared::Model;
 /// Pictures that the emulated chip answers.
 const EMULATED: usize = 20;
 /// How long it may take for them.
-const LIMIT: Duration = Duration::from_secs(120);
+pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// A model on all test pictures in the host simulation, and on some in the emulator.
 pub struct Measured {

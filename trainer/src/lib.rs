@@ -15,6 +15,7 @@ pub mod file;
 pub mod network;
 pub mod plot;
 pub mod quantise;
+mod random;
 pub mod score;
 pub mod simulate;
 pub mod train;

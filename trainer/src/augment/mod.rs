@@ -13,11 +13,11 @@ mod resample;
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::data::{Dataset, PictureShape};
+use crate::random::stream;
 pub use elastic::Elastic;
 use elastic::Field;
 pub use geometry::{Crop, Flip, FlipVertical, Rotate, Scale, Shear, Shift};
@@ -246,16 +246,9 @@ impl Augmentation {
 }
 
 impl Draw {
-    /// ChaCha's key is the draw and the operation: equal inputs give equal streams, all others are independent.
+    /// Another one for each operation.
     fn stream(&self, key: &str) -> ChaCha8Rng {
-        let mut seed = [0; 32];
-        let words = [self.seed, self.index, self.epoch]
-            .into_iter()
-            .flat_map(u64::to_le_bytes);
-        seed.iter_mut()
-            .zip(words.chain(key.bytes()))
-            .for_each(|(to, from)| *to = from);
-        ChaCha8Rng::from_seed(seed)
+        stream([self.seed, self.index, self.epoch], key)
     }
 }
 

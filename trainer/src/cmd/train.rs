@@ -12,7 +12,7 @@ use espalier::config::{DataOptions, Pictures, Project};
 use espalier::data::Dataset;
 use espalier::network::Network;
 use espalier::score::Score;
-use espalier::train::{Hooks, Outcome, Teacher, TrainOptions, answers, distil, start};
+use espalier::train::{Hooks, Outcome, Teacher, TrainOptions, answers, start, train};
 use serde::Serialize;
 use shared::layer::Shape;
 
@@ -43,11 +43,25 @@ pub struct Cmd {
     #[arg(long)]
     resume: bool,
     #[command(flatten)]
+    keys: Keys,
+}
+
+/// The keys of a training.
+#[derive(Args)]
+pub struct Keys {
+    #[command(flatten)]
     data: Flags<DataOptions>,
     #[command(flatten)]
     augment: Flags<Augmentation>,
     #[command(flatten)]
     train: Flags<TrainOptions>,
+}
+
+impl Keys {
+    /// Those that were given, for [`Project::load`].
+    pub fn tables(&self) -> [(&'static str, toml::Table); 3] {
+        [self.data.table(), self.augment.table(), self.train.table()]
+    }
 }
 
 /// A trained network.
@@ -84,8 +98,7 @@ impl Cmd {
 
     /// The project, with the flags in place of its keys.
     pub fn project(&self) -> Result<Project, Error> {
-        let flags = [self.data.table(), self.augment.table(), self.train.table()];
-        Ok(self.project.load(&flags)?)
+        Ok(self.project.load(&self.keys.tables())?)
     }
 }
 
@@ -158,15 +171,15 @@ impl Course<'_> {
         options: &TrainOptions,
         teacher: Option<&Teacher>,
     ) -> Result<Outcome, Error> {
-        let (train, validation) = (&self.data.train, self.data.validation.as_ref());
+        let (pictures, validation) = (&self.data.train, self.data.validation.as_ref());
         let unfinished = self.project.output(unfinished);
         // Of an ensemble, the networks behind the one that was stopped have not begun.
         let begun = options.ensemble == 1 || unfinished.is_file();
         let from = match self.resume && begun {
             true => Checkpoint::load(&unfinished)?,
             false => start(
-                network(self.project, train)?,
-                train,
+                network(self.project, pictures)?,
+                pictures,
                 self.project.data.resize,
                 options,
             )?,
@@ -181,10 +194,10 @@ impl Course<'_> {
             label,
         };
         let augment = &self.project.augment;
-        Ok(match teacher {
-            None => espalier::train::train(from, train, validation, options, augment, &hooks),
-            Some(teacher) => distil(from, teacher, train, validation, options, augment, &hooks),
-        }?)
+        let outcome = train(
+            from, teacher, pictures, validation, options, augment, &hooks,
+        )?;
+        Ok(outcome)
     }
 
     /// Removes what is left of trainings that were stopped.

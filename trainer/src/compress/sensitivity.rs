@@ -147,6 +147,7 @@ mod tests {
             let none = Augmentation::default();
             let trained = train(
                 untrained(batch_norm),
+                None,
                 &data(),
                 None,
                 &options,

@@ -203,43 +203,10 @@ fn what_is_kept(kept: &Option<(PathBuf, usize)>) -> String {
     }
 }
 
-/// Trains a checkpoint of [`start`], or goes on with an unfinished one. Only
+/// Trains a checkpoint of [`start`], or goes on with an unfinished one. With a teacher it
+/// learns to answer as that does, by `options.distill` and `options.temperature`. Only
 /// `options.patience` looks at the validation pictures.
 pub fn train(
-    start: Checkpoint,
-    data: &Dataset,
-    validation: Option<&Dataset>,
-    options: &TrainOptions,
-    augmentation: &Augmentation,
-    hooks: &Hooks,
-) -> Result<Outcome, TrainError> {
-    learn(start, None, data, validation, options, augmentation, hooks)
-}
-
-/// The same for a network that learns to answer as a teacher does: `options.distill` and
-/// `options.temperature` say how much.
-pub fn distil(
-    start: Checkpoint,
-    teacher: &Teacher,
-    data: &Dataset,
-    validation: Option<&Dataset>,
-    options: &TrainOptions,
-    augmentation: &Augmentation,
-    hooks: &Hooks,
-) -> Result<Outcome, TrainError> {
-    let teacher = Some(teacher);
-    learn(
-        start,
-        teacher,
-        data,
-        validation,
-        options,
-        augmentation,
-        hooks,
-    )
-}
-
-fn learn(
     start: Checkpoint,
     teacher: Option<&Teacher>,
     data: &Dataset,
@@ -520,7 +487,7 @@ pub(crate) mod tests {
         options: &TrainOptions,
     ) -> Result<Checkpoint, TrainError> {
         let hooks = Hooks::default();
-        let outcome = train(start, &data(), None, options, &augmentation(), &hooks)?;
+        let outcome = train(start, None, &data(), None, options, &augmentation(), &hooks)?;
         Ok(outcome.checkpoint)
     }
 
@@ -630,7 +597,16 @@ pub(crate) mod tests {
         let go = |options: &TrainOptions| {
             let hooks = Hooks::default();
             let start = untrained(false);
-            train(start, &data, Some(&held), options, &augmentation(), &hooks).unwrap()
+            train(
+                start,
+                None,
+                &data,
+                Some(&held),
+                options,
+                &augmentation(),
+                &hooks,
+            )
+            .unwrap()
         };
         let Outcome {
             checkpoint,
@@ -668,6 +644,7 @@ pub(crate) mod tests {
         let hooks = Hooks::default();
         let none = train(
             untrained(false),
+            None,
             &data,
             None,
             &options,
@@ -698,7 +675,7 @@ pub(crate) mod tests {
             format!("epochs = 150\nsmoothing = 0.0\nrate = 0.02\nweight_decay = 0.0\n{text}");
         let options: TrainOptions = toml::from_str(&options).unwrap();
         let (none, hooks) = (Augmentation::default(), Hooks::default());
-        let trained = train(untrained(false), &data, None, &options, &none, &hooks).unwrap();
+        let trained = train(untrained(false), None, &data, None, &options, &none, &hooks).unwrap();
         let logits = evaluate(&trained.checkpoint, &data).unwrap();
         f64::from(logits[0][1] - logits[0][0])
     }
@@ -766,7 +743,16 @@ pub(crate) mod tests {
             ..options()
         };
         let start = untrained(false);
-        let error = train(start, &data(), None, &diverging, &augmentation(), &hooks).unwrap_err();
+        let error = train(
+            start,
+            None,
+            &data(),
+            None,
+            &diverging,
+            &augmentation(),
+            &hooks,
+        )
+        .unwrap_err();
         let TrainError::NotFinite { step, cause, kept } = &error else {
             panic!("{error}");
         };
@@ -794,7 +780,16 @@ pub(crate) mod tests {
             ..Default::default()
         };
         let start = untrained(false);
-        let error = train(start, &data(), None, &options(), &augmentation(), &hooks).unwrap_err();
+        let error = train(
+            start,
+            None,
+            &data(),
+            None,
+            &options(),
+            &augmentation(),
+            &hooks,
+        )
+        .unwrap_err();
         assert!(error.to_string().contains("taken.safetensors"), "{error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
@@ -808,7 +803,15 @@ pub(crate) mod tests {
                 curve: Some(file),
                 ..hooks
             };
-            let outcome = train(start, &data(), None, &options(), &augmentation(), &hooks)?;
+            let outcome = train(
+                start,
+                None,
+                &data(),
+                None,
+                &options(),
+                &augmentation(),
+                &hooks,
+            )?;
             Ok(outcome.checkpoint)
         };
         with_curve(untrained(false), &whole, Hooks::default()).unwrap();
@@ -840,7 +843,15 @@ pub(crate) mod tests {
             );
             let resumed = in_single_steps(untrained(batch_norm), |checkpoint, hooks| {
                 let (options, augmentation) = (options(), augmentation());
-                let outcome = train(checkpoint, &data(), None, &options, &augmentation, hooks)?;
+                let outcome = train(
+                    checkpoint,
+                    None,
+                    &data(),
+                    None,
+                    &options,
+                    &augmentation,
+                    hooks,
+                )?;
                 Ok(outcome.checkpoint)
             });
             assert_eq!(resumed, trained);

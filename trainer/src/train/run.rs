@@ -110,7 +110,6 @@ pub(super) fn run_on(
         return Err(run.diverged());
     }
     run.save()?;
-    run.save_curve()?;
     Ok(run.outcome())
 }
 
@@ -386,7 +385,7 @@ impl<'a> Run<'a> {
 
     fn save(&mut self) -> Result<(), TrainError> {
         let Some(file) = self.job.hooks.save else {
-            return Ok(());
+            return self.save_curve();
         };
         self.checkpoint.tensors = self.network.to_tensors();
         if !is_finite(&self.checkpoint.tensors) {

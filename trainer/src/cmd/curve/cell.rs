@@ -1,5 +1,6 @@
 //! One subset of the pictures, and every way to a network from it.
 
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -39,6 +40,18 @@ pub enum Method {
 }
 
 impl Method {
+    /// In one word, as in JSON.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Augmented => "augmented",
+            Self::Base => "base",
+            Self::Ensemble => "ensemble",
+            Self::Int8 => "int8",
+            Self::Compressed => "compressed",
+        }
+    }
+
     /// In words.
     pub fn name(self) -> &'static str {
         match self {
@@ -111,8 +124,8 @@ impl Cell {
     fn project(&self, method: Method) -> Project {
         let mut project = self.project.clone();
         let folder = format!("{}-{}", self.shots, self.seed);
-        let way = format!("{method:?}").to_lowercase();
-        project.output.folder = project.output.folder.join(FOLDER).join(folder).join(way);
+        let folder = Path::new(FOLDER).join(folder).join(method.key());
+        project.output.folder = project.output.folder.join(folder);
         if method < Method::Augmented {
             project.augment = Augmentation::default();
         }

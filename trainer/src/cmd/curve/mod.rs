@@ -5,22 +5,21 @@ mod report;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use clap::Args;
-use espalier::augment::Augmentation;
 use espalier::checkpoint::Checkpoint;
 use espalier::compress::CompressOptions;
-use espalier::config::{DataOptions, FILE_NAME, Project};
+use espalier::config::{FILE_NAME, Project};
 use espalier::data::Dataset;
-use espalier::train::{TrainError, TrainOptions, digest, in_parallel, key};
+use espalier::train::{TrainError, digest, in_parallel, key};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use self::cell::Cell;
 use self::report::{Learning, Row};
-use super::Error;
 use super::project::stop_on_ctrl_c;
+use super::{Error, train};
 use crate::flags::Flags;
 
 /// Folder in the output folder with what every cell trained.
@@ -48,17 +47,13 @@ pub struct Cmd {
     #[arg(long)]
     resume: bool,
     #[command(flatten)]
-    data: Flags<DataOptions>,
-    #[command(flatten)]
-    augment: Flags<Augmentation>,
-    #[command(flatten)]
-    train: Flags<TrainOptions>,
+    keys: train::Keys,
     #[command(flatten)]
     compress: Flags<CompressOptions>,
 }
 
 /// What is known of a curve, to go on with.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct State {
     /// Of which project and pictures.
     key: String,
@@ -93,7 +88,9 @@ impl Cmd {
         };
         let results = in_parallel(cells, work);
         results.into_iter().collect::<Result<Vec<()>, Error>>()?;
-        interrupted(&stop, &file)?;
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::CurveStopped(file));
+        }
         let state = state
             .into_inner()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -104,12 +101,8 @@ impl Cmd {
 
     /// The project, or one around a source.
     fn project(&self) -> Result<Project, Error> {
-        let flags = [
-            self.data.table(),
-            self.augment.table(),
-            self.train.table(),
-            self.compress.table(),
-        ];
+        let mut flags = self.keys.tables().to_vec();
+        flags.push(self.compress.table());
         let is_project = self.source.join(FILE_NAME).is_file() || self.source.is_file();
         Ok(match is_project {
             true => Project::load(&self.source, &flags)?,
@@ -119,16 +112,15 @@ impl Cmd {
 
     /// One for each subset, all of which can be drawn.
     fn cells(&self, project: &Project, train: &Dataset) -> Result<Vec<Cell>, Error> {
-        let most = self.shots.iter().copied().max().unwrap_or(0);
-        let least = self.shots.iter().copied().min().unwrap_or(0);
-        if least == 0 || self.seeds == 0 {
-            return Err(Error::NoShots);
-        }
-        train.pick_per_class(most, 1)?;
         let mut shots = self.shots.clone();
         // The longest first, so that no core waits for one at the end.
         shots.sort_unstable_by(|a, b| b.cmp(a));
         shots.dedup();
+        let most = match shots.first() {
+            Some(&most) if self.seeds > 0 && !shots.contains(&0) => most,
+            _ => return Err(Error::NoShots),
+        };
+        train.pick_per_class(most, 1)?;
         let cells = shots
             .iter()
             .flat_map(|&shots| (1..=self.seeds).map(move |seed| Cell::new(project, shots, seed)));
@@ -158,13 +150,6 @@ fn whole_key(project: &Project, train: &Dataset, test: &Dataset) -> Result<Strin
         "export": project.export,
     })
     .to_string())
-}
-
-fn interrupted(stop: &AtomicBool, file: &Path) -> Result<(), Error> {
-    match stop.load(Ordering::Relaxed) {
-        true => Err(Error::CurveStopped(file.to_owned())),
-        false => Ok(()),
-    }
 }
 
 impl State {

@@ -75,7 +75,7 @@ impl Learning {
             let bytes = row
                 .model_bytes
                 .map_or(String::new(), |bytes| bytes.to_string());
-            let method = format!("{:?}", row.method).to_lowercase();
+            let method = row.method.key();
             let Row {
                 shots,
                 seed,

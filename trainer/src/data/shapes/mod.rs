@@ -11,11 +11,10 @@
 //! and number, and the arithmetic is that which IEEE 754 fixes to the bit (the four operations, roots, rounding).
 //! Checkpoints were trained on them, so they stay as they are: a test pins them.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
 
 use super::{Dataset, Options, Part, Picture, PictureShape};
+use crate::random::stream;
 use figure::Figure;
 
 mod draw;
@@ -70,7 +69,7 @@ fn of_class(class: usize, part: Part, shape: PictureShape) -> Vec<Picture> {
         pixels: draw::picture(
             &figure,
             shape,
-            &mut stream(&part.to_string(), class, number),
+            &mut stream([class as u64, number as u64], &part.to_string()),
         ),
         label: class,
     };
@@ -78,19 +77,7 @@ fn of_class(class: usize, part: Part, shape: PictureShape) -> Vec<Picture> {
 }
 
 fn figure(class: usize) -> Figure {
-    Figure::new(&mut stream("figure", class, 0))
-}
-
-/// ChaCha's key is the purpose and the numbers: equal ones give equal streams, all others are independent.
-fn stream(purpose: &str, class: usize, number: usize) -> ChaCha8Rng {
-    let mut seed = [0; 32];
-    let words = [class as u64, number as u64]
-        .into_iter()
-        .flat_map(u64::to_le_bytes);
-    seed.iter_mut()
-        .zip(words.chain(purpose.bytes()))
-        .for_each(|(to, from)| *to = from);
-    ChaCha8Rng::from_seed(seed)
+    Figure::new(&mut stream([class as u64, 0], "figure"))
 }
 
 #[cfg(test)]
