@@ -399,6 +399,14 @@ fn ten_pictures_of_each_digit_are_enough_for_most() {
 fn a_curve_has_every_way_and_goes_on_with_more_seeds() {
     let folder = digits();
     let path = folder.path();
+    let project = fs::read_to_string(path.join("espalier.toml")).unwrap();
+    let compress_in_steps = |steps| {
+        let (training, compress) = project.split_once("[compress]").unwrap();
+        let compress = compress.replace("steps = 400", &format!("steps = {steps}"));
+        let toml = format!("{training}[compress]{compress}");
+        fs::write(path.join("espalier.toml"), toml).unwrap();
+    };
+    compress_in_steps(3);
     let curve = |more: &[&str]| {
         let common = [
             "curve",
@@ -449,6 +457,16 @@ fn a_curve_has_every_way_and_goes_on_with_more_seeds() {
     assert_eq!(accuracies(&both), accuracies(&all));
     let second = csv();
     assert!(first.iter().all(|line| second.contains(line)));
+
+    // What is compressed in another way is made again, and nothing else.
+    compress_in_steps(2);
+    let again = curve(&["--seeds", "2", "--resume"]);
+    for (old, new) in [(&both, &again)].map(|(a, b)| (&a["rows"], &b["rows"])) {
+        let pairs = old.as_array().unwrap().iter().zip(new.as_array().unwrap());
+        for (old, new) in pairs {
+            assert_eq!(old == new, old["method"] != "compressed", "{old} {new}");
+        }
+    }
 
     for (wrong, says) in [
         (

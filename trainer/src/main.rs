@@ -32,3 +32,13 @@ fn main() -> ExitCode {
     output::log_to_standard_error(cli.verbose);
     cli.command.run(cli.json)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn no_flag_is_named_twice() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -98,6 +98,15 @@ pub struct AugmentError {
 }
 
 impl Augmentation {
+    /// The same for each picture alone: no part of another one comes in.
+    pub fn without_mixing(&self) -> Self {
+        Self {
+            mixup: Mixup::default(),
+            cutmix: Cutmix::default(),
+            ..self.clone()
+        }
+    }
+
     /// Checks that every setting is in its range.
     ///
     /// # Errors

@@ -53,6 +53,10 @@ pub fn finetune(
         ensemble: 1,
         ..train.clone()
     };
+    let augmentation = &match options.mix {
+        true => augmentation.clone(),
+        false => augmentation.without_mixing(),
+    };
     let job = Job {
         key: key(data, &train, augmentation, Some(options), Some(teacher)),
         constraint: Some(options),

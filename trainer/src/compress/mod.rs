@@ -88,6 +88,9 @@ pub struct CompressOptions {
     pub rate: f64,
     /// Weight decay of the fine-tuning; that of the training where not given.
     pub weight_decay: Option<f64>,
+    /// Whether pictures are mixed (mixup, cutmix) in the fine-tuning as they are in the
+    /// training. A small network may have no room for mixed pictures.
+    pub mix: bool,
     /// Share of the loss that is the distance to what the network said before it was
     /// compressed, 0 to 1; the rest is the distance to the labels.
     pub distill: f32,
@@ -120,6 +123,7 @@ impl Default for CompressOptions {
             steps: None,
             rate: 1e-3,
             weight_decay: None,
+            mix: true,
             distill: 0.5,
             temperature: 4.0,
         }
@@ -204,6 +208,10 @@ impl CompressOptions {
         (
             "weight_decay",
             "Decay of the weights while fine-tuning; train.weight_decay where not given",
+        ),
+        (
+            "mix",
+            "Whether pictures are mixed (mixup, cutmix) while fine-tuning as they are in training",
         ),
         (
             "distill",

@@ -16,11 +16,10 @@ use espalier::train::{TrainError, digest, in_parallel, key};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use self::cell::Cell;
+use self::cell::{Cell, Method};
 use self::report::{Learning, Row};
 use super::project::stop_on_ctrl_c;
 use super::{Error, train};
-use crate::flags::Flags;
 
 /// Folder in the output folder with what every cell trained.
 const FOLDER: &str = "curve";
@@ -46,10 +45,10 @@ pub struct Cmd {
     /// Go on with a curve that was stopped, or with more shots and seeds
     #[arg(long)]
     resume: bool,
+    /// How networks are compressed is in the project's `[compress]`: its keys are named as
+    /// those of a training are.
     #[command(flatten)]
     keys: train::Keys,
-    #[command(flatten)]
-    compress: Flags<CompressOptions>,
 }
 
 /// What is known of a curve, to go on with.
@@ -57,6 +56,8 @@ pub struct Cmd {
 struct State {
     /// Of which project and pictures.
     key: String,
+    /// How the compressed networks were made.
+    compress: CompressOptions,
     rows: Vec<Row>,
 }
 
@@ -69,7 +70,8 @@ impl Cmd {
         let stop = stop_on_ctrl_c()?;
         let file = project.output(STATE);
         let key = whole_key(&project, &train, &test)?;
-        let state = State::load(&file, key, self.resume)?;
+        let compress = project.compress.clone();
+        let state = State::load(&file, key, compress, self.resume)?;
         let known = state.rows.clone();
         let state = Mutex::new(state);
         let keep = |row: Row| {
@@ -101,8 +103,7 @@ impl Cmd {
 
     /// The project, or one around a source.
     fn project(&self) -> Result<Project, Error> {
-        let mut flags = self.keys.tables().to_vec();
-        flags.push(self.compress.table());
+        let flags = self.keys.tables();
         let is_project = self.source.join(FILE_NAME).is_file() || self.source.is_file();
         Ok(match is_project {
             true => Project::load(&self.source, &flags)?,
@@ -128,19 +129,11 @@ impl Cmd {
     }
 }
 
-/// Everything that decides the rows of a curve.
+/// Everything that decides the rows of a curve, but for how networks are compressed.
 fn whole_key(project: &Project, train: &Dataset, test: &Dataset) -> Result<String, Error> {
     let options = project.train_options();
     let base = options.base.as_deref().map(Checkpoint::load).transpose()?;
-    let key = |data| {
-        key(
-            data,
-            &options,
-            &project.augment,
-            Some(&project.compress),
-            None,
-        )
-    };
+    let key = |data| key(data, &options, &project.augment, None, None);
     Ok(json!({
         "train": key(train),
         "test": key(test),
@@ -153,9 +146,17 @@ fn whole_key(project: &Project, train: &Dataset, test: &Dataset) -> Result<Strin
 }
 
 impl State {
-    fn load(file: &Path, key: String, resume: bool) -> Result<Self, Error> {
+    /// What is known of this curve: without the compressed networks, if they would be made in
+    /// another way now.
+    fn load(
+        file: &Path,
+        key: String,
+        compress: CompressOptions,
+        resume: bool,
+    ) -> Result<Self, Error> {
         let empty = Self {
             key,
+            compress,
             rows: Vec::new(),
         };
         if !resume {
@@ -166,11 +167,15 @@ impl State {
             source,
         };
         let text = std::fs::read(file).map_err(read)?;
-        let state: Self = serde_json::from_slice(&text).map_err(|error| read(error.into()))?;
-        match state.key == empty.key {
-            true => Ok(state),
-            false => Err(Error::OtherCurve(file.to_owned())),
+        let mut state: Self = serde_json::from_slice(&text).map_err(|error| read(error.into()))?;
+        if state.key != empty.key {
+            return Err(Error::OtherCurve(file.to_owned()));
         }
+        if state.compress != empty.compress {
+            state.rows.retain(|row| row.method != Method::Compressed);
+            state.compress = empty.compress;
+        }
+        Ok(state)
     }
 
     fn save(&self, file: &Path) -> Result<(), Error> {
