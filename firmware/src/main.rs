@@ -105,7 +105,8 @@ fn self_test(model: &Model, engine: &mut Engine) -> Tally {
     let golden = model.golden();
     let mut tally = Tally::new(0);
     for index in 0..golden.count() {
-        let output = timed(engine, &mut tally, |input| golden.fill(index, input));
+        let fill = |input: &mut [i8]| golden.fill(index, input);
+        let output = timed(engine, &mut tally, fill, |_| false);
         if output != golden.expected(index) {
             tally.failures += 1;
             error!(
@@ -130,15 +131,23 @@ fn self_test(model: &Model, engine: &mut Engine) -> Tally {
 /// Answers what the host asks for, and says how many inferences that were. They
 /// count in place of the self-tests, where there are any.
 fn answer(model: &Model, engine: &mut Engine, tally: &mut Tally) -> Result<u32, Exit> {
-    let mut requests = Requests::open(model.input_shape().len())?;
+    let requests = Requests::open(model.input_shape().len())?;
     if requests.count() == 0 {
         return Ok(0);
     }
     tally.restart();
     for _ in 0..requests.count() {
-        let mut read = Ok(());
-        let output = timed(engine, tally, |input| read = requests.read(input));
-        read?;
+        let (mut read, mut shown) = (Ok(()), Ok(()));
+        let fill = |input: &mut [i8]| read = requests.read(input);
+        let show = |output: &[i8]| {
+            let wanted = requests.wants_layers();
+            if wanted && shown.is_ok() {
+                shown = requests.write_layer(output);
+            }
+            wanted
+        };
+        let output = timed(engine, tally, fill, show);
+        read.and(shown)?;
         requests.write(output)?;
         requests.write_sure(engine.is_sure())?;
         say_answer(model, engine);
@@ -160,19 +169,28 @@ fn say_answer(model: &Model, engine: &Engine) {
     }
 }
 
-/// One inference. What `fill` costs is not counted: it is no part of the network.
-fn timed<'e>(engine: &'e mut Engine, tally: &mut Tally, fill: impl FnOnce(&mut [i8])) -> &'e [i8] {
+/// One inference. What `fill` costs is not counted, nor what `show` does with the output of a
+/// layer where it says that it did anything: they are no part of the network.
+fn timed<'e>(
+    engine: &'e mut Engine,
+    tally: &mut Tally,
+    fill: impl FnOnce(&mut [i8]),
+    mut show: impl FnMut(&[i8]) -> bool,
+) -> &'e [i8] {
     let last = Cell::new(0);
     let filled = |input: &mut [i8]| {
         fill(input);
         last.set(clock::now());
     };
-    let output = engine.infer_observed(filled, |layer| {
+    let output = engine.infer_observed(filled, |layer, output| {
         let now = clock::now();
         let ticks = now - last.replace(now);
         tally.ticks += ticks;
         if let Some(sum) = tally.layer_ticks.get_mut(layer) {
             *sum = sum.saturating_add(ticks.try_into().unwrap_or(u32::MAX));
+        }
+        if show(output) {
+            last.set(clock::now());
         }
     });
     tally.runs += 1;

@@ -47,17 +47,17 @@ impl<'m, 'a> Engine<'m, 'a> {
     /// fail. The input does not outlive the call: its bytes are used again by
     /// later layers.
     pub fn infer(&mut self, fill: impl FnOnce(&mut [i8])) -> &[i8] {
-        self.infer_observed(fill, |_| {})
+        self.infer_observed(fill, |_, _| {})
     }
 
-    /// As [`Engine::infer`], and calls `done` with the number of each layer, from 0,
-    /// when it has been computed, for whoever wants to know how long each one takes.
-    /// A convolution that is computed together with the max pool behind it is not
-    /// told apart from that.
+    /// As [`Engine::infer`], and calls `done` with the number of each layer, from 0, and
+    /// what it has computed, for whoever wants to know how long each one takes or where
+    /// two machines part. A convolution that is computed together with the max pool
+    /// behind it is not told apart from that: both are done when the pool is.
     pub fn infer_observed(
         &mut self,
         fill: impl FnOnce(&mut [i8]),
-        mut done: impl FnMut(usize),
+        mut done: impl FnMut(usize, &[i8]),
     ) -> &[i8] {
         fill(
             self.arena
@@ -73,7 +73,11 @@ impl<'m, 'a> Engine<'m, 'a> {
             };
             if let Some(last) = last {
                 self.run(&step, &last);
-                done(usize::from(last.output) - 1);
+                let output = self.model.tensor(last.output).range();
+                done(
+                    usize::from(last.output) - 1,
+                    self.arena.get(output).unwrap_or_default(),
+                );
             }
         }
         self.arena

@@ -72,7 +72,7 @@ impl Whole {
         let run = emulator::run(board, elf, &bytes, &[], LIMIT)?;
         Ok(Self {
             params: article.parameters(),
-            instructions: run.instructions_per_inference(),
+            instructions: run.work_per_inference(),
         })
     }
 }

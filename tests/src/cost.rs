@@ -177,7 +177,7 @@ fn measure(board: &Board, elf: &Path, name: &'static str, file: &ModelFile) -> C
     Cost {
         name,
         macs: macs(&model),
-        instructions: run.instructions_per_inference(),
+        instructions: run.work_per_inference(),
         arena_bytes: model.arena_bytes(),
         stack_bytes: run.report.stack_bytes,
         mismatched_bytes: differing(&run.outputs, &host_outputs(&model, &inputs)),

@@ -46,7 +46,7 @@ impl Measured {
         Ok(Self {
             params: params.map(|p| p.weights() + p.channels).sum(),
             score,
-            instructions: run.instructions_per_inference(),
+            instructions: run.work_per_inference(),
             mismatched: differ + run.outputs.len().abs_diff(expected.len()),
         })
     }

@@ -13,6 +13,8 @@ pub struct Requests {
     inputs: File,
     outputs: File,
     sure: File,
+    /// What every layer computes, where the host wants that as well.
+    layers: Option<File>,
     count: usize,
 }
 
@@ -33,10 +35,16 @@ impl Requests {
         }
         let outputs = File::create(c"outputs.bin").map_err(|_| broken("create outputs.bin"))?;
         let sure = File::create(c"sure.bin").map_err(|_| broken("create sure.bin"))?;
+        // The host leaves an empty file where it wants them.
+        let layers = match File::open(c"layers.bin") {
+            Ok(_) => Some(File::create(c"layers.bin").map_err(|_| broken("create layers.bin"))?),
+            Err(_) => None,
+        };
         Ok(Self {
             inputs,
             outputs,
             sure,
+            layers,
             count: bytes.checked_div(input_bytes).unwrap_or(0),
         })
     }
@@ -47,24 +55,38 @@ impl Requests {
     }
 
     /// The next input.
-    pub fn read(&mut self, input: &mut [i8]) -> Result<(), Exit> {
-        self.inputs
+    pub fn read(&self, input: &mut [i8]) -> Result<(), Exit> {
+        (&self.inputs)
             .read_exact(cast_slice_mut(input))
             .map_err(|_| broken("read inputs.bin"))
     }
 
     /// Whether the model is sure of its answer, a byte of 0 or 1.
-    pub fn write_sure(&mut self, sure: bool) -> Result<(), Exit> {
-        self.sure
+    pub fn write_sure(&self, sure: bool) -> Result<(), Exit> {
+        (&self.sure)
             .write_all(&[sure.into()])
             .map_err(|_| broken("write sure.bin"))
     }
 
     /// The answer to it.
-    pub fn write(&mut self, output: &[i8]) -> Result<(), Exit> {
-        self.outputs
+    pub fn write(&self, output: &[i8]) -> Result<(), Exit> {
+        (&self.outputs)
             .write_all(cast_slice(output))
             .map_err(|_| broken("write outputs.bin"))
+    }
+
+    /// Whether the host wants what every layer computes.
+    pub fn wants_layers(&self) -> bool {
+        self.layers.is_some()
+    }
+
+    /// What a layer has computed.
+    pub fn write_layer(&self, output: &[i8]) -> Result<(), Exit> {
+        match &self.layers {
+            Some(layers) => Write::write_all(&mut &*layers, cast_slice(output))
+                .map_err(|_| broken("write layers.bin")),
+            None => Ok(()),
+        }
     }
 }
 

@@ -34,17 +34,27 @@ impl Requests {
     }
 
     /// Never called.
-    pub fn read(&mut self, _input: &mut [i8]) -> Result<(), Exit> {
+    pub fn read(&self, _input: &mut [i8]) -> Result<(), Exit> {
         Err(Exit::HostFiles)
     }
 
     /// Never called.
-    pub fn write(&mut self, _output: &[i8]) -> Result<(), Exit> {
+    pub fn write(&self, _output: &[i8]) -> Result<(), Exit> {
+        Err(Exit::HostFiles)
+    }
+
+    /// Nobody asks.
+    pub fn wants_layers(&self) -> bool {
+        false
+    }
+
+    /// Never called.
+    pub fn write_layer(&self, _output: &[i8]) -> Result<(), Exit> {
         Err(Exit::HostFiles)
     }
 
     /// Never called.
-    pub fn write_sure(&mut self, _sure: bool) -> Result<(), Exit> {
+    pub fn write_sure(&self, _sure: bool) -> Result<(), Exit> {
         Err(Exit::HostFiles)
     }
 }

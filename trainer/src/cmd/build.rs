@@ -302,7 +302,7 @@ impl fmt::Display for Built {
 
 impl Built {
     fn write_cost(&self, f: &mut fmt::Formatter<'_>, cost: &Cost, run: &Compared) -> fmt::Result {
-        let agree = match run.mismatched_bytes {
+        let agree = match run.agreement.mismatched_bytes {
             0 => "yes: all",
             _ => "NO, of",
         };
@@ -327,7 +327,7 @@ impl Built {
         writeln!(
             f,
             "host = chip   {agree} {} output bytes of {} pictures, {} differ",
-            run.output_bytes, run.inferences, run.mismatched_bytes
+            run.agreement.output_bytes, run.inferences, run.agreement.mismatched_bytes
         )?;
         let chips: Vec<&str> = cost
             .smallest_chips

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use espalier::device::probe::{self, Flash};
-use espalier::device::{Board, firmware};
+use espalier::device::{Board, DeviceRun, firmware};
 use serde::Serialize;
 
 use super::Error;
@@ -59,16 +59,14 @@ impl Cmd {
             progress: stderr().is_terminal(),
         };
         let report = probe::flash(&board, &elf, &bytes, &options, &mut |line| say(line))?;
-        let runs = report.runs();
-        let ticks = report.layer_ticks.iter();
-        let by_layer: Vec<u64> = ticks.map(|&t| board.work(t.into()) / runs).collect();
+        let run = DeviceRun::measured(&board, report);
         Ok(Flashed {
-            layers: costs(&model, &by_layer, Unit::Cycles),
+            layers: costs(&model, &run.work_by_layer(), Unit::Cycles),
             board: board.name,
-            self_tests: report.self_tests,
-            self_test_failures: report.self_test_failures,
-            cycles: board.work(report.ticks) / runs,
-            stack_bytes: report.stack_bytes,
+            self_tests: run.report.self_tests,
+            self_test_failures: run.report.self_test_failures,
+            cycles: run.work_per_inference(),
+            stack_bytes: run.report.stack_bytes,
         })
     }
 }

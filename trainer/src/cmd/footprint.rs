@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use clap::Args;
 use espalier::device::chips::Chip;
-use espalier::device::emulator::{self, EmulatorRun};
+use espalier::device::emulator;
 use espalier::device::footprint::Footprint;
-use espalier::device::{Board, firmware};
+use espalier::device::{Board, DeviceRun, firmware};
 use serde::Serialize;
 use shared::Model;
 
@@ -92,7 +92,7 @@ impl Cmd {
 
 impl Cost {
     /// Adds up the parts. Instructions are the mean of the run's inferences.
-    pub fn new(board: &Board, model: &Model, elf: &Path, run: &EmulatorRun) -> Result<Self, Error> {
+    pub fn new(board: &Board, model: &Model, elf: &Path, run: &DeviceRun) -> Result<Self, Error> {
         let elf = std::fs::read(elf).map_err(|source| Error::Read {
             file: elf.to_owned(),
             source,
@@ -101,7 +101,7 @@ impl Cost {
         let (params, nonzeros) = parameters(model);
         let model_bytes = model.file_bytes();
         let stack_bytes = run.report.stack_bytes;
-        let layers = costs(model, &run.layer_instructions(), Unit::Instructions);
+        let layers = costs(model, &run.work_by_layer(), Unit::Instructions);
         Ok(Self {
             board: board.name,
             model_bytes,
@@ -114,7 +114,7 @@ impl Cost {
             static_bytes: firmware.statics(),
             stack_bytes,
             ram_bytes: model.arena_bytes() as u64 + firmware.statics() + u64::from(stack_bytes),
-            instructions: run.instructions_per_inference(),
+            instructions: run.work_per_inference(),
             macs: layers.iter().map(|layer| layer.macs).sum(),
             params,
             nonzeros,

@@ -21,6 +21,7 @@ mod run;
 mod sensitivity;
 mod simulate;
 mod train;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -61,6 +62,8 @@ pub enum Command {
     Footprint(footprint::Cmd),
     /// Run the real firmware in an emulator and compare every byte
     Run(run::Cmd),
+    /// Compare a device with this machine byte by byte, and name the layer where they part
+    Verify(verify::Cmd),
     /// Put firmware and model on a real board and show its log
     Flash(flash::Cmd),
 }
@@ -83,6 +86,7 @@ impl Command {
             Self::Explain(cmd) => finish(cmd.run(), json),
             Self::Footprint(cmd) => finish(cmd.run(), json),
             Self::Run(cmd) => finish(cmd.run(), json),
+            Self::Verify(cmd) => finish(cmd.run(), json),
             Self::Flash(cmd) => finish(cmd.run(), json),
         }
     }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use clap::Args;
 use espalier::data::{self, Part, Source};
-use espalier::device::emulator::{self, EmulatorRun};
-use espalier::device::{Board, firmware};
+use espalier::device::emulator;
+use espalier::device::verify::{Comparison, compare};
+use espalier::device::{Board, DeviceRun, firmware};
 use serde::Serialize;
-use shared::{Engine, Model};
+use shared::Model;
 
 use super::Error;
 use super::layers::{LayerCost, Unit, costs, layer_table};
@@ -43,15 +44,8 @@ pub struct Compared {
     pub instructions: u64,
     pub inferences: u32,
     pub self_tests: u16,
-    pub output_bytes: usize,
-    pub mismatched_bytes: usize,
-    /// First byte that differs: number of the inference, and of the byte in its output.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    first_mismatch: Option<(usize, usize)>,
-    /// Inferences that the chip is not sure enough of to answer.
-    pub not_sure: usize,
-    /// Those where this machine decides otherwise.
-    pub mismatched_decisions: usize,
+    #[serde(flatten)]
+    pub agreement: Comparison,
     stack_bytes: u32,
     layers: Vec<LayerCost>,
 }
@@ -77,14 +71,14 @@ impl Cmd {
     }
 }
 
-fn pictures(model: &Model, source: &Path, count: Option<usize>) -> Result<Vec<i8>, Error> {
+pub fn pictures(model: &Model, source: &Path, count: Option<usize>) -> Result<Vec<i8>, Error> {
     let source = Source::parse(source, Path::new(""))?;
     let mut dataset = data::load(&source, Part::Test, &espalier::simulate::options(model))?;
     dataset.pictures.truncate(count.unwrap_or(usize::MAX));
     Ok(espalier::simulate::inputs(model, &dataset))
 }
 
-fn golden_inputs(model: &Model) -> Vec<i8> {
+pub fn golden_inputs(model: &Model) -> Vec<i8> {
     let golden = model.golden();
     let mut inputs = vec![0; golden.count() * model.input_shape().len()];
     let rows = inputs.chunks_exact_mut(model.input_shape().len());
@@ -96,65 +90,22 @@ fn golden_inputs(model: &Model) -> Vec<i8> {
 
 impl Compared {
     /// Compares what the chip gave with what the host gives.
-    pub fn new(board: &Board, model: &Model, inputs: &[i8], run: &EmulatorRun) -> Self {
-        let (expected, sure) = on_host(model, inputs);
-        let differs = |(_, (a, b)): &(usize, (&i8, &i8))| a != b;
-        let pairs = || run.outputs.iter().zip(&expected).enumerate();
-        let width = model.output_shape().len();
-        let missing = run.outputs.len().abs_diff(expected.len());
+    pub fn new(board: &Board, model: &Model, inputs: &[i8], run: &DeviceRun) -> Self {
         Self {
             board: board.name,
-            instructions: run.instructions_per_inference(),
+            instructions: run.work_per_inference(),
             inferences: run.report.inferences,
             self_tests: run.report.self_tests,
-            output_bytes: expected.len(),
-            mismatched_bytes: pairs().filter(differs).count() + missing,
-            first_mismatch: pairs()
-                .find(differs)
-                .map(|(at, _)| (at / width, at % width)),
-            not_sure: run.sure.iter().filter(|sure| !**sure).count(),
-            mismatched_decisions: run.sure.iter().zip(&sure).filter(|(a, b)| a != b).count()
-                + run.sure.len().abs_diff(sure.len()),
+            agreement: compare(model, inputs, run),
             stack_bytes: run.report.stack_bytes,
-            layers: costs(model, &run.layer_instructions(), Unit::Instructions),
+            layers: costs(model, &run.work_by_layer(), Unit::Instructions),
         }
     }
-}
-
-/// Outputs of the inferences, and whether the model is sure of each.
-fn on_host(model: &Model, inputs: &[i8]) -> (Vec<i8>, Vec<bool>) {
-    let mut arena = vec![0; model.arena_bytes()];
-    let (mut outputs, mut sure) = (Vec::new(), Vec::new());
-    // The arena is as large as the model says.
-    if let Ok(mut engine) = Engine::new(model, &mut arena) {
-        for input in inputs.chunks_exact(model.input_shape().len()) {
-            outputs.extend_from_slice(engine.infer(|to| to.copy_from_slice(input)));
-            sure.push(engine.is_sure());
-        }
-    }
-    (outputs, sure)
 }
 
 impl Report for Compared {
     fn failure(&self) -> Option<String> {
-        let first = match self.first_mismatch {
-            Some((inference, byte)) => format!("first in inference {inference}, byte {byte}"),
-            None => "outputs are missing".to_owned(),
-        };
-        if self.mismatched_bytes > 0 {
-            let (count, all) = (self.mismatched_bytes, self.output_bytes);
-            return Some(format!(
-                "{count} of {all} output bytes differ between {} and this machine: {first}",
-                self.board
-            ));
-        }
-        (self.mismatched_decisions > 0).then(|| {
-            let (count, all) = (self.mismatched_decisions, self.inferences);
-            format!(
-                "{} and this machine are not sure of the same answers: {count} of {all} differ",
-                self.board
-            )
-        })
+        self.agreement.failure(self.board)
     }
 }
 
@@ -168,16 +119,16 @@ impl fmt::Display for Compared {
         )?;
         writeln!(f, "self-test     {} vectors pass", self.self_tests)?;
         writeln!(f, "inferences    {}", self.inferences)?;
-        if self.not_sure > 0 {
-            writeln!(f, "not sure      {} of them", self.not_sure)?;
+        if self.agreement.not_sure > 0 {
+            writeln!(f, "not sure      {} of them", self.agreement.not_sure)?;
         }
         writeln!(f, "instructions  {} each", thousands(self.instructions))?;
         writeln!(f, "stack         {} bytes", thousands(self.stack_bytes))?;
         write!(
             f,
             "output        {} of {} bytes differ from this machine",
-            self.mismatched_bytes,
-            thousands(self.output_bytes as u64)
+            self.agreement.mismatched_bytes,
+            thousands(self.agreement.output_bytes as u64)
         )
     }
 }

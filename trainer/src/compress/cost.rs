@@ -120,7 +120,7 @@ impl Chip {
         Ok(OnChip {
             flash_bytes: self.footprint.flash() + model.file_bytes() as u64,
             ram_bytes: model.arena_bytes() as u64 + self.footprint.statics() + stack,
-            instructions: run.instructions_per_inference(),
+            instructions: run.work_per_inference(),
         })
     }
 }

@@ -17,40 +17,10 @@ use super::RefusedModel;
 use super::board::{Board, BoardError};
 use super::firmware::tail;
 use super::log::{Words, WordsError};
+use super::run::DeviceRun;
+use super::verify::Questions;
 
 const QEMU: &str = "qemu-system-arm";
-
-/// What a run gave.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EmulatorRun {
-    /// The outputs, one behind the other.
-    pub outputs: Vec<i8>,
-    /// Whether the model was sure enough of each answer.
-    pub sure: Vec<bool>,
-    /// What the firmware measured.
-    pub report: Report,
-    /// Instructions of all inferences together, exact to one tick of SysTick in each.
-    pub instructions: u64,
-    /// Those instructions by layer, as [`Report::layer_ticks`].
-    pub by_layer: Vec<u64>,
-    /// What the firmware said.
-    pub log: Vec<String>,
-}
-
-impl EmulatorRun {
-    /// Mean of the inferences, or of the self-tests where the host asked for none.
-    pub fn instructions_per_inference(&self) -> u64 {
-        self.instructions / self.report.runs()
-    }
-
-    /// The same by layer.
-    pub fn layer_instructions(&self) -> Vec<u64> {
-        self.by_layer
-            .iter()
-            .map(|sum| sum / self.report.runs())
-            .collect()
-    }
-}
 
 /// Why a run gave nothing, or nothing to trust.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +69,7 @@ pub enum EmulatorError {
         /// The board.
         board: &'static str,
         /// The run, complete otherwise.
-        run: Box<EmulatorRun>,
+        run: Box<DeviceRun>,
     },
     /// The firmware refused the model.
     #[error(transparent)]
@@ -174,15 +144,30 @@ pub fn run(
     model: &[u8],
     inputs: &[i8],
     limit: Duration,
-) -> Result<EmulatorRun, EmulatorError> {
+) -> Result<DeviceRun, EmulatorError> {
+    let questions = Questions {
+        inputs,
+        layers: false,
+    };
+    answer(board, elf, model, questions, limit)
+}
+
+/// As [`run`], with what every layer computes where that is asked for.
+pub fn answer(
+    board: &Board,
+    elf: &Path,
+    model: &[u8],
+    questions: Questions,
+    limit: Duration,
+) -> Result<DeviceRun, EmulatorError> {
     board.admit_file(model.len())?;
     let words = Words::from_elf(&fs::read(elf).map_err(|source| file_error(elf, source))?)?;
     let folder = Folder::new()?;
     folder.write("model.esp", model)?;
-    folder.write(
-        "inputs.bin",
-        &inputs.iter().map(|&value| value as u8).collect::<Vec<u8>>(),
-    )?;
+    folder.write("inputs.bin", bytemuck::cast_slice(questions.inputs))?;
+    if questions.layers {
+        folder.write("layers.bin", &[])?;
+    }
     let ended = Emulator::start(board, elf, &folder)?.wait(limit);
     let log = words.decode(&folder.read("log.bin")?);
     match ended.map_err(|source| file_error(Path::new(QEMU), source))? {
@@ -200,7 +185,7 @@ fn outcome(
     folder: &Folder,
     status: ExitStatus,
     log: Vec<String>,
-) -> Result<EmulatorRun, EmulatorError> {
+) -> Result<DeviceRun, EmulatorError> {
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     match code.and_then(Exit::from_code) {
         Some(Exit::Success) => collect(board, folder, log),
@@ -227,23 +212,20 @@ fn outcome(
     }
 }
 
-fn collect(board: &Board, folder: &Folder, log: Vec<String>) -> Result<EmulatorRun, EmulatorError> {
+fn collect(board: &Board, folder: &Folder, log: Vec<String>) -> Result<DeviceRun, EmulatorError> {
     let report = Report::decode(&folder.read("report.bin")?).ok_or(EmulatorError::NoReport)?;
-    let outputs = folder
-        .read("outputs.bin")?
-        .into_iter()
-        .map(|byte| byte as i8)
-        .collect();
+    let signed = |bytes: Vec<u8>| bytes.into_iter().map(|byte| byte as i8).collect();
+    let layers = match folder.has("layers.bin") {
+        true => folder.read("layers.bin")?,
+        false => Vec::new(),
+    };
     let sure = folder.read("sure.bin")?;
-    let ticks = report.layer_ticks.iter();
-    let by_layer = ticks.map(|&ticks| board.work(ticks.into()));
-    Ok(EmulatorRun {
-        outputs,
+    Ok(DeviceRun {
+        outputs: signed(folder.read("outputs.bin")?),
         sure: sure.into_iter().map(|byte| byte != 0).collect(),
-        instructions: board.work(report.ticks),
-        by_layer: by_layer.collect(),
-        report,
+        layers: signed(layers),
         log,
+        ..DeviceRun::measured(board, report)
     })
 }
 
@@ -278,6 +260,10 @@ impl Folder {
     fn read(&self, name: &str) -> Result<Vec<u8>, EmulatorError> {
         let path = self.0.path().join(name);
         fs::read(&path).map_err(|source| file_error(&path, source))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.path().join(name).is_file()
     }
 
     fn create(&self, name: &str) -> Result<File, EmulatorError> {
@@ -418,10 +404,10 @@ mod tests {
     fn a_finished_run_is_collected() {
         let run = outcome(&board(), &[], &finished(0), exit(0), vec![]).unwrap();
         assert_eq!(
-            (&run.outputs, &run.report, run.instructions),
+            (&run.outputs, &run.report, run.work),
             (&vec![1, -1], &report(0), 400)
         );
-        assert_eq!(run.layer_instructions(), [280, 120]);
+        assert_eq!(run.work_by_layer(), [280, 120]);
     }
 
     #[test]

@@ -9,6 +9,8 @@
 //! | [`footprint`] | flash and RAM of a built firmware |
 //! | [`emulator`] | runs it in QEMU |
 //! | [`probe`] | puts it on a real board and listens |
+//! | [`run`] | what a device answered |
+//! | [`verify`] | compares that with this machine |
 //! | [`log`] | decodes what it says |
 
 pub mod board;
@@ -18,11 +20,14 @@ pub mod firmware;
 pub mod footprint;
 pub mod log;
 pub mod probe;
+pub mod run;
 pub mod toolchain;
+pub mod verify;
 
 use shared::{Model, ParseError};
 
 pub use board::Board;
+pub use run::DeviceRun;
 
 /// The firmware refused a model. It only says that: it has the same check as this program, whose words for the reason
 /// would take a tenth of its flash.

@@ -220,7 +220,7 @@ impl Page<'_> {
                 } }
             }
             @if let Some(run) = &built.run {
-                p { (run.mismatched_bytes) " of " (run.output_bytes) " output bytes of " (run.inferences)
+                p { (run.agreement.mismatched_bytes) " of " (run.agreement.output_bytes) " output bytes of " (run.inferences)
                     " pictures differ between this machine and the emulated chip." }
             }
             @if let Some(cost) = &built.footprint {
