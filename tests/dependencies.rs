@@ -31,6 +31,7 @@ const ALLOWED: &[&str] = &[
     "heapless",
     "nb",
     "postcard",
+    "rp2040-boot2",
     "semihosting",
     "serde",
     "serde_core",
@@ -99,6 +100,7 @@ fn shared_links_nothing_of_the_host() {
 fn firmware_links_nothing_of_the_host() {
     check("espalier-firmware", "mps2-an386");
     check("espalier-firmware", "nrf52840-dk");
+    check("espalier-firmware", "pico");
 }
 
 #[test]

@@ -4,14 +4,15 @@
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use cortex_m::peripheral::DCB;
-use cortex_m_rt::{ExceptionFrame, exception};
-use defmt::error;
 use defmt_rtt as _;
 use shared::report::{Exit, Report};
 
 use super::SYSTICK_HZ;
 
-defmt::timestamp!("{=u64:us}", crate::clock::now() / (SYSTICK_HZ / 1_000_000));
+defmt::timestamp!(
+    "{=u64:us}",
+    crate::clock::now() * 1_000 / (SYSTICK_HZ / 1_000)
+);
 
 /// Exit code and report, by their names: see `shared::report`.
 #[unsafe(export_name = "ESPALIER_EXIT")]
@@ -69,7 +70,7 @@ pub fn save(report: &Report) -> Result<(), Exit> {
     Ok(())
 }
 
-/// Halts for the debug probe; without one, rests.
+/// Halts for the debug probe; without one, rests, unless it crashed: then the watchdog resets the board.
 pub fn exit(exit: Exit) -> ! {
     EXIT.store(exit.code(), Ordering::SeqCst);
     defmt::flush();
@@ -77,12 +78,8 @@ pub fn exit(exit: Exit) -> ! {
         if DCB::is_debugger_attached() {
             cortex_m::asm::bkpt();
         }
+        if exit != Exit::Crashed {
+            super::feed();
+        }
     }
-}
-
-// SAFETY: it touches nothing of what failed.
-#[exception]
-unsafe fn HardFault(frame: &ExceptionFrame) -> ! {
-    error!("crashed at {=u32:#x}", frame.pc());
-    exit(Exit::Crashed)
 }

@@ -8,6 +8,11 @@ use shared::report::Exit;
 
 use crate::clock;
 
+mod boot;
+mod fault;
+mod watchdog;
+pub use watchdog::feed;
+
 #[cfg(feature = "emulated")]
 mod emulated;
 #[cfg(feature = "emulated")]
@@ -53,6 +58,7 @@ impl Board {
     pub fn take() -> Option<Self> {
         let peripherals = cortex_m::Peripherals::take()?;
         clock::start(peripherals.SYST);
+        watchdog::start();
         Some(Self {
             // SAFETY: build.rs took both numbers from board.toml: a region of flash that nothing writes while this runs.
             model: unsafe { core::slice::from_raw_parts(MODEL_ADDRESS as *const u8, MODEL_BYTES) },

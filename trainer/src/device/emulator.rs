@@ -15,7 +15,6 @@ use tempfile::TempDir;
 
 use super::RefusedModel;
 use super::board::{Board, BoardError};
-use super::firmware::tail;
 use super::log::{Words, WordsError};
 use super::run::DeviceRun;
 use super::verify::Questions;
@@ -87,7 +86,7 @@ pub enum EmulatorError {
     Broken {
         /// How it ended.
         status: ExitStatus,
-        /// The end of QEMU's own messages.
+        /// The first of QEMU's own messages.
         stderr: String,
         /// The end of the firmware's log.
         log: String,
@@ -202,7 +201,7 @@ fn outcome(
             log: last(&log),
         }),
         None => {
-            let stderr = tail(&String::from_utf8_lossy(&folder.read("stderr.txt")?), 12);
+            let stderr = head(&String::from_utf8_lossy(&folder.read("stderr.txt")?), 4);
             Err(EmulatorError::Broken {
                 status,
                 stderr,
@@ -227,6 +226,12 @@ fn collect(board: &Board, folder: &Folder, log: Vec<String>) -> Result<DeviceRun
         log,
         ..DeviceRun::measured(board, report)
     })
+}
+
+/// The first lines of a text: QEMU says what is wrong, and then prints every register.
+fn head(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().take(lines).collect();
+    all.join("\n")
 }
 
 fn last(log: &[String]) -> String {
@@ -459,9 +464,11 @@ mod tests {
     #[test]
     fn a_stack_that_overflows_is_named() {
         let folder = finished(0);
-        folder
-            .write("stderr.txt", b"qemu: fatal: Lockup: can't escalate")
-            .unwrap();
+        let said = format!(
+            "qemu: fatal: Lockup: can't escalate\n\n{}",
+            "R00=0\n".repeat(40)
+        );
+        folder.write("stderr.txt", said.as_bytes()).unwrap();
         let message = outcome(&board(), &[], &folder, ExitStatus::from_raw(6), vec![])
             .unwrap_err()
             .to_string();

@@ -170,7 +170,7 @@ fn keep(built: &Path, kept: &Path) -> Result<PathBuf, FirmwareError> {
 }
 
 /// The last lines of a text.
-pub(super) fn tail(text: &str, lines: usize) -> String {
+fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
