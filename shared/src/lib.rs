@@ -31,6 +31,7 @@
 //! | [`engine`] | one inference |
 //! | [`golden`] | self-test inputs from a seed |
 //! | [`report`] | what a device run tells the host |
+//! | [`slots`] | two places for models in flash, and how a new one replaces an old one |
 #![cfg_attr(not(test), no_std)]
 
 pub mod arith;
@@ -41,6 +42,7 @@ pub mod layer;
 pub mod model;
 pub mod plan;
 pub mod report;
+pub mod slots;
 
 pub use engine::{ArenaTooSmall, Engine};
 pub use model::{Model, ParseError};
