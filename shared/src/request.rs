@@ -86,7 +86,13 @@ mod tests {
 
     #[test]
     fn frames_come_back() {
-        for kind in [Kind::Request, Kind::Input, Kind::Layer, Kind::Output, Kind::Sure] {
+        for kind in [
+            Kind::Request,
+            Kind::Input,
+            Kind::Layer,
+            Kind::Output,
+            Kind::Sure,
+        ] {
             for bytes in [0, 1, 0xFF, 0x12_3456, 0xFF_FFFF] {
                 let frame = Frame { kind, bytes };
                 assert_eq!(Frame::decode(frame.encode()), Some(frame));

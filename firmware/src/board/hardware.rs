@@ -3,9 +3,10 @@
 //! A host finds everything by name, resets the chip, leaves what it wants in `ESPALIER_ASKED` and lets it run. Without a
 //! host the firmware starts, tests itself and rests, and waits for nobody.
 
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
+use cortex_m::interrupt::{self, Mutex};
 use cortex_m_rt::{ExceptionFrame, exception};
 use defmt::error;
 use rtt_target::{ChannelMode, DownChannel, UpChannel, rtt_init, set_defmt_channel};
@@ -31,10 +32,16 @@ static BOOTS: AtomicU32 = AtomicU32::new(0);
 #[unsafe(link_section = ".uninit.asked")]
 static ASKED: AtomicU32 = AtomicU32::new(0);
 
+/// The channels of [`Requests`], until it takes them.
+static CHANNELS: Mutex<Cell<Option<(DownChannel, UpChannel)>>> = Mutex::new(Cell::new(None));
+
 /// Opens the channels, of which the log is the first. A full log drops messages until a host says that it reads them.
 pub fn start() {
     // Before the channels, which are what a host waits for.
-    BOOTS.store(BOOTS.load(Ordering::SeqCst).wrapping_add(1), Ordering::SeqCst);
+    BOOTS.store(
+        BOOTS.load(Ordering::SeqCst).wrapping_add(1),
+        Ordering::SeqCst,
+    );
     let channels = rtt_init! {
         up: {
             0: { size: 1024, name: "defmt" }
@@ -45,6 +52,8 @@ pub fn start() {
         }
     };
     set_defmt_channel(channels.up.0);
+    let others = (channels.down.0, channels.up.1);
+    interrupt::free(|section| CHANNELS.borrow(section).set(Some(others)));
 }
 
 /// What a host asks for, and the answers.
@@ -57,15 +66,15 @@ pub struct Requests {
 impl Requests {
     /// Waits for the request, where a host has said that it will send one. Each input says how long it is.
     pub fn open(_input_bytes: usize) -> Result<Self, Exit> {
-        // SAFETY: `start` has opened the channels and kept neither of these two, and this runs once.
-        let channels = unsafe { (DownChannel::conjure(0), UpChannel::conjure(1)) };
-        let (Some(questions), Some(answers)) = channels else {
-            return Err(Exit::HostFiles);
-        };
+        let channels = interrupt::free(|section| CHANNELS.borrow(section).take());
+        let (questions, answers) = channels.ok_or(Exit::HostFiles)?;
         let mut requests = Self {
             questions: RefCell::new(questions),
             answers: RefCell::new(answers),
-            request: Request { inferences: 0, layers: false },
+            request: Request {
+                inferences: 0,
+                layers: false,
+            },
         };
         if ASKED.load(Ordering::SeqCst) == Request::ASKED {
             ASKED.store(0, Ordering::SeqCst);
@@ -119,7 +128,10 @@ impl Requests {
         match Frame::decode(head) {
             Some(frame) if frame.kind != kind => Err(broken("read the next frame")),
             Some(frame) if frame.bytes != bytes => {
-                error!("a question of {=usize} bytes, not {=usize}", frame.bytes, bytes);
+                error!(
+                    "a question of {=usize} bytes, not {=usize}",
+                    frame.bytes, bytes
+                );
                 Err(Exit::WrongInputs)
             }
             Some(_) => Ok(()),
@@ -129,7 +141,10 @@ impl Requests {
 
     /// Waits for so many bytes.
     fn fill(&self, bytes: &mut [u8]) -> Result<(), Exit> {
-        let mut questions = self.questions.try_borrow_mut().map_err(|_| Exit::HostFiles)?;
+        let mut questions = self
+            .questions
+            .try_borrow_mut()
+            .map_err(|_| Exit::HostFiles)?;
         let mut filled = 0;
         while let Some(rest @ [_, ..]) = bytes.get_mut(filled..) {
             filled += questions.read(rest);
@@ -140,7 +155,10 @@ impl Requests {
     /// Sends a frame; waits where the host is slower.
     fn send(&self, kind: Kind, bytes: &[u8]) -> Result<(), Exit> {
         let mut answers = self.answers.try_borrow_mut().map_err(|_| Exit::HostFiles)?;
-        let head = Frame { kind, bytes: bytes.len() };
+        let head = Frame {
+            kind,
+            bytes: bytes.len(),
+        };
         answers.write(&head.encode());
         answers.write(bytes);
         Ok(())

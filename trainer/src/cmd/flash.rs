@@ -96,7 +96,11 @@ impl fmt::Display for Started {
             f,
             "firmware   {written} bytes of flash written, {kept} unchanged"
         )?;
-        let how = if model_written { "written to" } else { "unchanged in" };
+        let how = if model_written {
+            "written to"
+        } else {
+            "unchanged in"
+        };
         writeln!(f, "model      {how} slot {slot}")?;
         writeln!(f, "self-test  {passed} of {} vectors pass", self.self_tests)?;
         writeln!(f, "inference  {} cycles", thousands(self.cycles))?;

@@ -89,7 +89,11 @@ impl Cmd {
         let limit = Duration::from_secs(self.limit);
         let real = board.probe.is_some();
         // The emulator ends with this program.
-        let stop = if real { stop_on_ctrl_c()? } else { Arc::default() };
+        let stop = if real {
+            stop_on_ctrl_c()?
+        } else {
+            Arc::default()
+        };
         let options = self.probe.options(self.limit, &stop);
         let ask = |questions: Questions| -> Result<DeviceRun, Error> {
             if real {

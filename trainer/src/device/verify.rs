@@ -173,11 +173,7 @@ fn part(model: &Model, inputs: &[i8], device: &[i8]) -> (Option<Parting>, usize)
 fn place(model: &Model, layer: usize, at: usize) -> [usize; 3] {
     let shape = model.tensor(layer as u8 + 1).shape;
     let (width, channels) = (shape.width().max(1), shape.channels().max(1));
-    [
-        at / channels / width,
-        at / channels % width,
-        at % channels,
-    ]
+    [at / channels / width, at / channels % width, at % channels]
 }
 
 fn infer(model: &Model, inputs: &[i8], mut each: impl FnMut(&mut Engine, &[i8])) {

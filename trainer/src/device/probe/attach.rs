@@ -85,7 +85,8 @@ fn check_chip(link: &mut dyn Link, board: &Board, chip: &Chip) -> Result<(), Pro
     };
     if let Some(found) = link.chip() {
         // Chips that differ in their package only have one answer.
-        let same = Chip::named(found).is_ok_and(|found| found.name == chip.name || found.is_like(chip));
+        let same =
+            Chip::named(found).is_ok_and(|found| found.name == chip.name || found.is_like(chip));
         if !same {
             return Err(wrong(&chip.name, found));
         }
@@ -134,7 +135,11 @@ mod tests {
     }
 
     fn probes() -> Vec<Found> {
-        vec![probe("J-Link", 0x1366, "1"), probe("J-Link", 0x1366, "2"), probe("DAPLink", 0x0D28, "3")]
+        vec![
+            probe("J-Link", 0x1366, "1"),
+            probe("J-Link", 0x1366, "2"),
+            probe("DAPLink", 0x0D28, "3"),
+        ]
     }
 
     #[test]

@@ -84,9 +84,7 @@ pub enum ProbeError {
         reason: String,
     },
     /// The target was there and is gone.
-    #[error(
-        "the connection to the board was lost ({0}): check cable and power, then start again"
-    )]
+    #[error("the connection to the board was lost ({0}): check cable and power, then start again")]
     Lost(LinkError),
     /// The target was gone while its flash was written.
     #[error(
@@ -242,9 +240,7 @@ pub enum ProbeError {
     )]
     NoReport,
     /// Inputs of another size.
-    #[error(
-        "{bytes} bytes are no inputs of {width} bytes each: preprocess them for this model"
-    )]
+    #[error("{bytes} bytes are no inputs of {width} bytes each: preprocess them for this model")]
     Inputs {
         /// Bytes of all.
         bytes: usize,

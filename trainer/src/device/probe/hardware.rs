@@ -147,8 +147,7 @@ impl Link for Attached {
 
 fn link_error(error: probe_rs::Error) -> LinkError {
     let missing = |error: &ArmError| matches!(error, ArmError::MissingPermissions(_));
-    let locked = matches!(error, probe_rs::Error::MissingPermissions(_))
-        || find(&error, missing);
+    let locked = matches!(error, probe_rs::Error::MissingPermissions(_)) || find(&error, missing);
     match locked {
         true => LinkError::Locked(chain(&error)),
         false => LinkError::Lost(chain(&error)),

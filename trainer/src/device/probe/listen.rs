@@ -79,7 +79,8 @@ impl<'l> Listener<'l> {
         boots: u32,
         on_log: &'l mut dyn FnMut(&str),
     ) -> Result<Self, ProbeError> {
-        rtt.when_full(link, LOG, Full::Wait).map_err(ProbeError::Lost)?;
+        rtt.when_full(link, LOG, Full::Wait)
+            .map_err(ProbeError::Lost)?;
         Ok(Self {
             link,
             places: program.places,

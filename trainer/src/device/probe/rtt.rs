@@ -81,7 +81,12 @@ impl Rtt {
     }
 
     /// Says what the target does when this channel up is full.
-    pub fn when_full(&self, link: &mut dyn Link, channel: usize, full: Full) -> Result<(), LinkError> {
+    pub fn when_full(
+        &self,
+        link: &mut dyn Link,
+        channel: usize,
+        full: Full,
+    ) -> Result<(), LinkError> {
         let Some(ring) = self.up.get(channel) else {
             return Ok(());
         };
@@ -112,7 +117,12 @@ impl Rtt {
     }
 
     /// Writes what fits into a channel down, and says how much that was.
-    pub fn write(&mut self, link: &mut dyn Link, channel: usize, bytes: &[u8]) -> Result<usize, RttError> {
+    pub fn write(
+        &mut self,
+        link: &mut dyn Link,
+        channel: usize,
+        bytes: &[u8],
+    ) -> Result<usize, RttError> {
         let Some(ring) = self.down.get_mut(channel) else {
             return Ok(0);
         };
@@ -125,7 +135,10 @@ impl Rtt {
         let count = bytes.len().min(room as usize);
         let bytes = bytes.get(..count).unwrap_or_default();
         let (first, second) = bytes.split_at(count.min((ring.size - write) as usize));
-        for (address, bytes) in [(ring.buffer + u64::from(write), first), (ring.buffer, second)] {
+        for (address, bytes) in [
+            (ring.buffer + u64::from(write), first),
+            (ring.buffer, second),
+        ] {
             if !bytes.is_empty() {
                 link.write(address, bytes)?;
             }
@@ -150,7 +163,12 @@ impl Ring {
 }
 
 /// Some channels; `own` is the word of the offset that is ours. Nothing where one makes no sense yet.
-fn rings(link: &mut dyn Link, at: u64, count: u32, own: u64) -> Result<Option<Vec<Ring>>, LinkError> {
+fn rings(
+    link: &mut dyn Link,
+    at: u64,
+    count: u32,
+    own: u64,
+) -> Result<Option<Vec<Ring>>, LinkError> {
     let mut rings = Vec::new();
     for index in 0..u64::from(count) {
         let at = at + index * CHANNEL;

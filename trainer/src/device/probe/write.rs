@@ -73,7 +73,10 @@ fn refused(error: LinkError, board: &Board) -> ProbeError {
     match error {
         LinkError::Fault { .. } | LinkError::Locked(_) => ProbeError::Locked {
             board: board.name,
-            chip: board.probe.as_ref().map_or_else(String::new, |probe| probe.chip.clone()),
+            chip: board
+                .probe
+                .as_ref()
+                .map_or_else(String::new, |probe| probe.chip.clone()),
             reason: error.to_string(),
         },
         other => ProbeError::Lost(other),
@@ -103,15 +106,26 @@ pub(super) fn write_firmware(
 ) -> Result<(u64, u64), ProbeError> {
     let (runs, kept) = changed(link, board, &program.image)?;
     let total = runs.iter().map(|run| run.bytes.len() as u64).sum();
-    let bar = if progress { ProgressBar::new(total) } else { ProgressBar::hidden() };
+    let bar = if progress {
+        ProgressBar::new(total)
+    } else {
+        ProgressBar::hidden()
+    };
     let mut written = 0;
     for run in &runs {
         let failed = |error| match error {
-            LinkError::Flash(reason) => ProbeError::Flash { address: run.address, reason },
+            LinkError::Flash(reason) => ProbeError::Flash {
+                address: run.address,
+                reason,
+            },
             lost => ProbeError::HalfWritten(lost, written, total),
         };
         write_run(link, run).map_err(failed)?;
-        if link.read_vec(run.address, run.bytes.len()).map_err(failed)? != run.bytes {
+        if link
+            .read_vec(run.address, run.bytes.len())
+            .map_err(failed)?
+            != run.bytes
+        {
             return Err(ProbeError::Verify(run.address));
         }
         written += run.bytes.len() as u64;
@@ -140,7 +154,10 @@ fn changed(
         }
         match runs.last_mut().filter(|run| run.end() == sector.start) {
             Some(run) => run.bytes.extend(then),
-            None => runs.push(Piece { address: sector.start, bytes: then }),
+            None => runs.push(Piece {
+                address: sector.start,
+                bytes: then,
+            }),
         }
     }
     Ok((runs, kept))
@@ -205,7 +222,9 @@ pub(super) fn write_model(
         error => ProbeError::Install(error),
     };
     let installed = installed.map_err(failed)?;
-    region.flush().map_err(|error| failed(InstallError::Flash(error)))?;
+    region
+        .flush()
+        .map_err(|error| failed(InstallError::Flash(error)))?;
     Ok((installed.slot, true))
 }
 
