@@ -14,8 +14,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     // cortex-m-rt asks for the handlers of the chip's own interrupts, of which none is used.
     fs::write(out.join("device.x"), "")?;
     fs::write(out.join("board.rs"), constants(&folder, &board)?)?;
+    modules(&board);
     link(&out);
     Ok(())
+}
+
+/// The keys that choose a part of a module, as `cfg(key = "value")`.
+fn modules(board: &Table) {
+    for (key, values) in [("boot", r#""rp2040", "rp2350""#)] {
+        println!("cargo::rustc-check-cfg=cfg({key}, values({values}))");
+        if let Some(value) = word(board, key) {
+            println!("cargo::rustc-cfg={key}={value:?}");
+        }
+    }
 }
 
 /// The folder of the one board whose feature is on.
@@ -52,15 +63,36 @@ fn memory_map(board: &Table) -> Result<String, Box<dyn Error>> {
     let rest = ram_bytes
         .checked_sub(stack)
         .ok_or("stack is larger than ram.bytes")?;
+    let (loader_bytes, sections) = boot(board)?;
+    let (vectors, flash_bytes) = (flash + loader_bytes, flash_bytes - loader_bytes);
     // The stack lies below everything else: one that grows too far leaves RAM and faults, instead of
     // quietly overwriting the arena.
     Ok(format!(
-        "MEMORY\n{{\n  FLASH : ORIGIN = {flash:#x}, LENGTH = {flash_bytes:#x}\n  \
+        "MEMORY\n{{\n  BOOT : ORIGIN = {flash:#x}, LENGTH = {loader_bytes:#x}\n  \
+         FLASH : ORIGIN = {vectors:#x}, LENGTH = {flash_bytes:#x}\n  \
          STACK : ORIGIN = {ram:#x}, LENGTH = {stack:#x}\n  \
          RAM : ORIGIN = {:#x}, LENGTH = {rest:#x}\n}}\n\
-         _stack_end = ORIGIN(STACK);\n_stack_start = ORIGIN(STACK) + LENGTH(STACK);\n",
+         _stack_end = ORIGIN(STACK);\n_stack_start = ORIGIN(STACK) + LENGTH(STACK);\n{sections}",
         ram + stack
     ))
+}
+
+/// What src/board/boot.rs holds for the boot ROM: its bytes in front of the table of vectors, and where the linker puts
+/// it.
+fn boot(board: &Table) -> Result<(u32, &'static str), Box<dyn Error>> {
+    match word(board, "boot") {
+        None => Ok((0, "")),
+        Some("rp2040") => Ok((
+            0x100,
+            "SECTIONS { .boot2 ORIGIN(BOOT) : { KEEP(*(.boot2)) } > BOOT } INSERT BEFORE .text;\n",
+        )),
+        Some("rp2350") => Ok((
+            0,
+            "SECTIONS { .image_definition : { KEEP(*(.image_definition)) } > FLASH } INSERT AFTER .vector_table;\n\
+             _stext = ALIGN(ADDR(.image_definition) + SIZEOF(.image_definition), ALIGNOF(.text));\n",
+        )),
+        Some(other) => Err(format!("board.toml: no boot ROM is called {other}").into()),
+    }
 }
 
 fn constants(folder: &Path, board: &Table) -> Result<String, Box<dyn Error>> {
@@ -85,6 +117,10 @@ fn region(board: &Table, key: &str) -> Result<(u32, u32), Box<dyn Error>> {
         .and_then(|value| value.as_table())
         .ok_or(format!("board.toml has no [{key}]"))?;
     Ok((integer(table, "address")?, integer(table, "bytes")?))
+}
+
+fn word<'t>(table: &'t Table, key: &str) -> Option<&'t str> {
+    table.get(key).and_then(|value| value.as_str())
 }
 
 fn integer(table: &Table, key: &str) -> Result<u32, Box<dyn Error>> {

@@ -31,6 +31,7 @@ const ALLOWED: &[&str] = &[
     "nb",
     "portable-atomic",
     "postcard",
+    "rp2040-boot2",
     "rtt-target",
     "semihosting",
     "serde",
@@ -101,6 +102,7 @@ fn shared_links_nothing_of_the_host() {
 fn firmware_links_nothing_of_the_host() {
     check("espalier-firmware", "mps2-an386");
     check("espalier-firmware", "nrf52840-dk");
+    check("espalier-firmware", "pico");
 }
 
 #[test]

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+use espalier::device::Board;
+use espalier::device::toolchain::Toolchain;
 use serde_json::Value;
 
 /// Set by `tests/run`: a test that cannot run then fails.
@@ -99,21 +101,23 @@ pub fn skip(test: &str, why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
 }
 
-/// Whether the chip can be compiled for and emulated here.
-pub fn can_emulate(test: &str) -> bool {
-    let board = espalier::device::Board::named("mps2-an386").expect("a board of the firmware");
-    let missing = espalier::device::toolchain::Toolchain::find(&board.target)
-        .err()
-        .map(|error| error.to_string())
-        .or_else(|| {
-            let qemu = Command::new("qemu-system-arm").arg("--version").output();
-            qemu.is_err()
-                .then(|| "qemu-system-arm is not installed".to_owned())
-        });
+/// Whether the firmware of a board can be compiled here.
+pub fn can_compile(board: &Board, test: &str) -> bool {
+    let missing = Toolchain::find(&board.target).err();
     if let Some(why) = &missing {
-        skip(test, why);
+        skip(test, &why.to_string());
     }
     missing.is_none()
+}
+
+/// Whether the chip can be compiled for and emulated here.
+pub fn can_emulate(test: &str) -> bool {
+    let board = Board::named("mps2-an386").expect("a board of the firmware");
+    let qemu = Command::new("qemu-system-arm").arg("--version").output();
+    if qemu.is_err() {
+        skip(test, "qemu-system-arm is not installed");
+    }
+    qemu.is_ok() && can_compile(&board, test)
 }
 
 /// Copies a folder with everything in it.

@@ -8,6 +8,7 @@ use shared::report::Exit;
 
 use crate::clock;
 
+mod boot;
 #[cfg(feature = "emulated")]
 mod emulated;
 #[cfg(feature = "emulated")]

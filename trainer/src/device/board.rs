@@ -14,12 +14,18 @@ macro_rules! board {
 /// Each board's name and its `board.toml`. The firmware's build script reads the same files.
 const BOARDS: &[(&str, &str)] = &[
     board!("microbit"),
+    board!("microbit-v2"),
     board!("mps2-an385"),
     board!("mps2-an386"),
     board!("mps2-an500"),
     board!("mps2-an505"),
     board!("mps3-an547"),
     board!("nrf52840-dk"),
+    board!("nucleo-f446re"),
+    board!("nucleo-l4r5zi"),
+    board!("pico"),
+    board!("pico2"),
+    board!("stm32f411-disco"),
 ];
 
 /// One board, as its `board.toml` has it.
@@ -37,6 +43,8 @@ pub struct Board {
     pub cpu: String,
     /// Ticks of SysTick in a second: on a chip, the core's clock.
     pub systick_hz: u64,
+    /// What its boot ROM wants to find in flash, if anything.
+    pub boot: Option<Boot>,
     /// Bytes of RAM kept for the stack.
     pub stack: u32,
     /// Bytes of RAM kept for the model's activations.
@@ -51,6 +59,16 @@ pub struct Board {
     pub emulator: Option<Emulator>,
     /// How to reach it through a debug probe.
     pub probe: Option<Probe>,
+}
+
+/// What a boot ROM wants to find before the firmware; `firmware/src/board/boot.rs` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Boot {
+    /// A second-stage boot loader in the first 256 bytes of flash.
+    Rp2040,
+    /// An image definition block behind the table of vectors.
+    Rp2350,
 }
 
 /// A stretch of memory.

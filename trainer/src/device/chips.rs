@@ -225,6 +225,57 @@ mod tests {
         assert!(message.contains("probe.rs/targets"), "{message}");
     }
 
+    /// Where a chip's flash is erased: the ranges of its flash algorithms, and from which address on sectors have which
+    /// length.
+    fn is_start_of_sector(target: &probe_rs::Target, address: u64) -> bool {
+        target.flash_algorithms.iter().any(|algorithm| {
+            let flash = &algorithm.flash_properties;
+            let range = &flash.address_range;
+            let inside = (range.start..=range.end).contains(&address);
+            let sectors = flash.sectors.iter().rev();
+            let offset = address.wrapping_sub(range.start);
+            let sector = sectors
+                .clone()
+                .find(|sector| inside && sector.address <= offset);
+            sector.is_some_and(|sector| (offset - sector.address).is_multiple_of(sector.size))
+        })
+    }
+
+    #[test]
+    fn real_boards_have_the_memory_of_their_chips() {
+        use crate::device::Board;
+        let registry = Registry::from_builtin_families();
+        let boards = Board::names().map(|name| Board::named(name).unwrap());
+        let real = boards.filter_map(|board| Some((board.probe.clone()?.chip, board)));
+        for (chip, board) in real {
+            let target = registry.get_target_by_name(&chip).unwrap();
+            // An alias is the same memory by another address.
+            let has = |flash: bool, range: Range<u64>| {
+                let mut regions = target.memory_map.iter();
+                regions.any(|region| {
+                    let of = match flash {
+                        true => region.as_nvm_region().map(|region| &region.range),
+                        false => region.as_ram_region().map(|region| &region.range),
+                    };
+                    of.is_some_and(|of| of.start <= range.start && range.end <= of.end)
+                })
+            };
+            let [flash, model, ram] = [&board.flash, &board.model, &board.ram]
+                .map(|region| u64::from(region.address)..region.end());
+            assert!(has(true, flash.start..flash.end), "{}: flash", board.name);
+            assert!(has(true, model.start..model.end), "{}: model", board.name);
+            assert!(has(false, ram), "{}: RAM", board.name);
+            let middle = u64::midpoint(model.start, model.end);
+            for address in [flash.start, model.start, middle, model.end] {
+                let is = is_start_of_sector(&target, address);
+                assert!(is, "{}: {address:#x} lies within a sector", board.name);
+            }
+            for address in [model.start + 0x800, middle - 0x800] {
+                assert!(!is_start_of_sector(&target, address), "is the test blind?");
+            }
+        }
+    }
+
     #[test]
     fn memory_in_pieces_counts_by_its_longest() {
         assert_eq!(longest(vec![100..164, 0..32, 32..40]), 64);
