@@ -54,7 +54,10 @@ fn every_real_board_compiles_and_starts_as_its_chip_wants() {
         .collect();
     assert!(real.len() >= 7);
     for board in real {
-        if !can_compile(&board, "every_real_board_compiles_and_starts_as_its_chip_wants") {
+        if !can_compile(
+            &board,
+            "every_real_board_compiles_and_starts_as_its_chip_wants",
+        ) {
             continue;
         }
         let elf = std::fs::read(firmware::build(&board).unwrap()).unwrap();

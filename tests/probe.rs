@@ -1,4 +1,5 @@
-//! Flashing, asking and hearing a board, with a target that is a program: nothing here was tried on hardware.
+//! Flashing, asking and hearing a board: with a target that is a program, and with the firmware of a real board in QEMU
+//! behind its GDB stub. Nothing here was tried on hardware.
 
 #![allow(clippy::unwrap_used)] // a test may stop at the first surprise
 
@@ -8,9 +9,11 @@ use std::time::Duration;
 
 use espalier::device::probe::{self, Flashed, Options, ProbeError};
 use espalier::device::verify::{Questions, verify};
-use espalier::device::{Board, DeviceRun};
+use espalier::device::{Board, DeviceRun, firmware};
+use espalier_tests::command::can_emulate;
 use espalier_tests::models;
-use espalier_tests::probe::firmware::{Bug, RTT};
+use espalier_tests::probe::firmware::{ASKED, Bug, RTT};
+use espalier_tests::probe::gdb::{Machine, Trick};
 use espalier_tests::probe::target::{Desk, Wrong};
 use espalier_tests::probe::{elf, faults};
 use shared::Model;
@@ -235,7 +238,7 @@ fn an_interrupted_question_leaves_a_firmware_that_waits_for_nobody() {
     assert!(matches!(error, ProbeError::Interrupted(_)), "{error}");
     let target = bench.desk.target.borrow();
     assert!(target.is_running());
-    assert_eq!(target.ram().word(espalier_tests::probe::firmware::ASKED), 0);
+    assert_eq!(target.ram().word(ASKED), 0);
 }
 
 #[test]
@@ -314,4 +317,142 @@ fn a_monitor_refuses_a_firmware_that_it_has_no_words_for() {
         error.contains("not the one that is built here") && error.contains("espalier flash"),
         "{error}"
     );
+}
+
+/// A machine that the firmware of a NUCLEO-F446RE runs on: QEMU's Netduino Plus 2 has an STM32F405, with the same core
+/// and as much flash and RAM at the same addresses.
+const F446: Machine = Machine {
+    name: "netduinoplus2",
+    flash: 0x0800_0000..0x0808_0000,
+    sectors: &[
+        (0x0800_0000, 0x4000),
+        (0x0801_0000, 0x1_0000),
+        (0x0802_0000, 0x2_0000),
+    ],
+    trick: None,
+};
+
+/// Asks the real firmware in QEMU.
+fn ask_f446(
+    machine: &Machine,
+    model: &[u8],
+    questions: Questions,
+    limit: Duration,
+) -> Result<DeviceRun, ProbeError> {
+    let board = Board::named("nucleo-f446re").unwrap();
+    let elf = firmware::build(&board).unwrap();
+    let options = Options {
+        probe: None,
+        limit,
+        stop: &AtomicBool::new(false),
+        progress: false,
+    };
+    let hear = &mut |_: &str| {};
+    probe::answer(machine, &board, &elf, model, questions, &options, hear)
+}
+
+#[test]
+fn the_firmware_of_a_board_answers_what_this_machine_answers() {
+    if !can_emulate("the_firmware_of_a_board_answers_what_this_machine_answers") {
+        return;
+    }
+    let bytes = models::every_kind().to_bytes().unwrap();
+    let model = Model::parse(&bytes).unwrap();
+    let inputs = inputs(&model, 30);
+    let ask = |questions: Questions| ask_f446(&F446, &bytes, questions, Duration::from_secs(300));
+    let verified = verify(&model, &inputs, true, ask).unwrap();
+    assert_eq!(
+        (
+            verified.outputs.output_bytes,
+            verified.outputs.mismatched_bytes
+        ),
+        (90, 0)
+    );
+    assert_eq!(verified.outputs.mismatched_decisions, 0);
+    assert_eq!(verified.parting, None);
+    assert!(verified.layer_bytes > 30 * 100);
+    let report = &verified.run.report;
+    assert_eq!(
+        (
+            report.self_tests,
+            report.self_test_failures,
+            report.inferences
+        ),
+        (2, 0, 30)
+    );
+    assert!(report.ticks > 0 && report.stack_bytes > 0);
+    // Time, level, words, and where in the source.
+    let log = verified.run.log;
+    let line = log.iter().find(|line| line.contains("golden vectors pass"));
+    let line = line.unwrap();
+    assert!(
+        line.contains("INFO nucleo-f446re: 2 of 2") && line.contains("(main.rs:"),
+        "{line}"
+    );
+    assert!(line.starts_with("0."), "{line}");
+    let answers = log
+        .iter()
+        .filter(|line| line.contains("main.rs") && !line.contains("vectors"));
+    assert!(answers.count() >= 30, "{log:?}");
+}
+
+#[test]
+fn the_firmware_of_a_board_that_nobody_asks_tests_itself_and_ends() {
+    if !can_emulate("the_firmware_of_a_board_that_nobody_asks_tests_itself_and_ends") {
+        return;
+    }
+    let board = Board::named("nucleo-f446re").unwrap();
+    let elf = firmware::build(&board).unwrap();
+    let model = models::every_kind().to_bytes().unwrap();
+    let options = Options {
+        probe: None,
+        limit: Duration::from_secs(100),
+        stop: &AtomicBool::new(false),
+        progress: false,
+    };
+    let hear = &mut |_: &str| {};
+    let (flashed, report) = probe::flash(&F446, &board, &elf, &model, &options, hear).unwrap();
+    assert!(flashed.firmware_written > 0 && flashed.model_written);
+    assert_eq!(
+        (
+            report.self_tests,
+            report.self_test_failures,
+            report.inferences
+        ),
+        (2, 0, 0)
+    );
+}
+
+#[test]
+fn a_firmware_that_is_reset_or_too_slow_is_told() {
+    if !can_emulate("a_firmware_that_is_reset_or_too_slow_is_told") {
+        return;
+    }
+    let bytes = models::every_kind().to_bytes().unwrap();
+    let model = Model::parse(&bytes).unwrap();
+    let inputs = inputs(&model, 2000);
+    let questions = Questions {
+        inputs: &inputs,
+        layers: true,
+    };
+    let resets = Machine {
+        trick: Some(Trick::ResetAfter(200)),
+        ..F446
+    };
+    let error = ask_f446(&resets, &bytes, questions, Duration::from_secs(100)).unwrap_err();
+    assert!(matches!(error, ProbeError::Restarted { .. }), "{error}");
+    let error = ask_f446(&F446, &bytes, questions, Duration::from_millis(500)).unwrap_err();
+    let ProbeError::Hung { registers, log, .. } = &error else {
+        unreachable!("{error}")
+    };
+    let flash = 0x0800_0000..0x0804_0000;
+    assert!(
+        flash.contains(&registers.pc) || registers.pc < 0x4_0000,
+        "{registers:x?}"
+    );
+    assert!(
+        (0x2000_0000..=0x2000_2000).contains(&registers.sp),
+        "{registers:x?}"
+    );
+    assert!(!log.is_empty());
 }

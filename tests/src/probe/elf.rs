@@ -8,6 +8,7 @@ const FORMAT: usize = 0x40;
 const HEADER: usize = 52;
 const PROGRAM_HEADER: usize = 32;
 const SECTION_HEADER: u16 = 40;
+const SECTIONS: usize = 5;
 
 /// An ELF that puts so many bytes at the start of flash, `salt` among them, and reads this version of the format.
 pub fn build(image_bytes: usize, salt: u8, format: u16) -> Vec<u8> {
@@ -16,12 +17,12 @@ pub fn build(image_bytes: usize, salt: u8, format: u16) -> Vec<u8> {
         .collect();
     image[FORMAT..FORMAT + 2].copy_from_slice(&format.to_le_bytes());
     let (names, symbols) = symbols();
-    let image_at = HEADER + PROGRAM_HEADER;
-    let symbols_at = image_at + image.len();
-    let names_at = symbols_at + symbols.len();
     let section_names = b"\0.defmt\0";
+    let symbols_at = HEADER + PROGRAM_HEADER;
+    let names_at = symbols_at + symbols.len();
     let section_names_at = names_at + names.len();
-    let headers_at = section_names_at + section_names.len();
+    let headers_at = (section_names_at + section_names.len()).next_multiple_of(4);
+    let image_at = headers_at + SECTIONS * usize::from(SECTION_HEADER);
 
     let mut file = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x28\0\x01\0\0\0".to_vec();
     for word in [0, HEADER, headers_at, 0] {
@@ -41,11 +42,12 @@ pub fn build(image_bytes: usize, salt: u8, format: u16) -> Vec<u8> {
     for word in [1, image_at, 0, 0, image.len(), image.len(), 5, 4] {
         file.extend((word as u32).to_le_bytes());
     }
-    for part in [&image[..], &symbols, &names, section_names] {
+    for part in [&symbols[..], &names, section_names] {
         file.extend(part);
     }
+    file.resize(headers_at, 0);
     // Name, kind, flags, address, offset, bytes, link, info, alignment, bytes of an entry.
-    let sections = [
+    let sections: [[usize; 10]; SECTIONS] = [
         [0; 10],
         [1, 1, 0, 0, image_at, WORDS.len() + 1, 0, 0, 1, 0],
         [0, 2, 0, 0, symbols_at, symbols.len(), 3, 1, 4, 16],
@@ -66,6 +68,7 @@ pub fn build(image_bytes: usize, salt: u8, format: u16) -> Vec<u8> {
     for word in sections.as_flattened() {
         file.extend((*word as u32).to_le_bytes());
     }
+    file.extend(image);
     file
 }
 

@@ -72,7 +72,14 @@ impl Qemu {
             .local_addr()?
             .port();
         let mut command = Command::new("qemu-system-arm");
-        command.args(["-machine", machine.name, "-display", "none", "-monitor", "none"]);
+        command.args([
+            "-machine",
+            machine.name,
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+        ]);
         command.args(["-serial", "null", "-icount", "shift=0", "-S"]);
         command.args(["-gdb", &format!("tcp:127.0.0.1:{port}")]);
         command.stdin(Stdio::null()).stderr(Stdio::null());
