@@ -187,7 +187,7 @@ fn a_board_answers_what_this_machine_answers() {
             assert_eq!(verified.parting, None, "seed {seed}");
             assert_eq!(verified.layer_bytes > 0, layers, "seed {seed}");
             assert_eq!(verified.run.report.inferences, 5);
-            assert_eq!(verified.run.log.last().unwrap(), "INFO answered");
+            assert_eq!(verified.run.log.last().unwrap(), "info answered");
         }
     }
 }
@@ -266,7 +266,7 @@ fn a_monitor_hears_what_runs_and_changes_nothing() {
             &mut hear,
         )
         .unwrap();
-        assert_eq!(log, ["INFO started"]);
+        assert_eq!(log, ["info started"]);
         assert_eq!(bench.operations(), operations);
         assert!(bench.desk.target.borrow().is_running());
         bench.stop.store(false, Ordering::Relaxed);
@@ -294,7 +294,7 @@ fn a_monitor_says_when_the_board_is_reset_and_goes_on() {
         &mut hear,
     )
     .unwrap();
-    assert!(log.contains(&"INFO self-test done".to_owned()), "{log:?}");
+    assert!(log.contains(&"info self-test done".to_owned()), "{log:?}");
 }
 
 #[test]
@@ -386,7 +386,7 @@ fn the_firmware_of_a_board_answers_what_this_machine_answers() {
     let line = log.iter().find(|line| line.contains("golden vectors pass"));
     let line = line.unwrap();
     assert!(
-        line.contains("INFO nucleo-f446re: 2 of 2") && line.contains("(main.rs:"),
+        line.contains("info nucleo-f446re: 2 of 2") && line.contains("(main.rs:"),
         "{line}"
     );
     assert!(line.starts_with("0."), "{line}");

@@ -202,7 +202,7 @@ const FAULTS: &[Fault] = &[
         name: "the cable pulled in the middle of a run",
         set: |setup| {
             setup.wrong(Wrong {
-                pulled_at_access: Some(200),
+                pulled_at_access: Some(40),
                 ..Wrong::default()
             });
         },
@@ -216,7 +216,7 @@ const FAULTS: &[Fault] = &[
     Fault {
         name: "a reset in the middle of a run",
         set: |setup| setup.bug(Bug::ResetAfter(2)),
-        says: &["reset in the middle", "power supply", "INFO answered"],
+        says: &["reset in the middle", "power supply", "info answered"],
     },
     Fault {
         name: "a target that hangs",
@@ -225,7 +225,7 @@ const FAULTS: &[Fault] = &[
             "not done after",
             "pc 0x00000452, lr 0x000003ff, sp 0x20001fe0",
             "--limit",
-            "INFO started",
+            "info started",
         ],
     },
     Fault {
@@ -236,7 +236,7 @@ const FAULTS: &[Fault] = &[
     Fault {
         name: "a firmware that crashes",
         set: |setup| setup.bug(Bug::Ends(Exit::Crashed)),
-        says: &["crashed", "INFO started"],
+        says: &["crashed", "info started"],
     },
     Fault {
         name: "a firmware that finds too little RAM",

@@ -9,7 +9,7 @@ use probe_rs::config::TargetSelector;
 use probe_rs::flashing::{self, DownloadOptions, FlashError, FlashProgress};
 use probe_rs::probe::list::{Accessibility, Lister};
 use probe_rs::probe::{DebugProbeError, DebugProbeSelector, Probe};
-use probe_rs::{Core, MemoryInterface, Permissions, Session};
+use probe_rs::{Core, MemoryInterface, Permissions, Session, Target};
 
 use super::link::{Found, Link, LinkError, Probes, Registers};
 
@@ -75,16 +75,7 @@ impl Link for Attached {
     }
 
     fn sector(&self, address: u64) -> Option<Range<u64>> {
-        let algorithms = self.session.target().flash_algorithms.iter();
-        let here = algorithms.filter(|it| it.flash_properties.address_range.contains(&address));
-        // The default first.
-        let properties = &here.min_by_key(|it| !it.default)?.flash_properties;
-        let start = properties.address_range.start;
-        let mut kinds = properties.sectors.iter();
-        let kind = kinds.rfind(|kind| start + kind.address <= address)?;
-        let first = start + kind.address;
-        let sector = first + (address - first) / kind.size * kind.size;
-        Some(sector..sector + kind.size)
+        sector(self.session.target(), address)
     }
 
     fn erase(&mut self, sectors: Range<u64>) -> Result<(), LinkError> {
@@ -145,6 +136,19 @@ impl Link for Attached {
     }
 }
 
+/// The erase sector of a chip's flash that holds an address, as its flash algorithm has it.
+fn sector(target: &Target, address: u64) -> Option<Range<u64>> {
+    let algorithms = target.flash_algorithms.iter();
+    let here = algorithms.filter(|it| it.flash_properties.address_range.contains(&address));
+    // The one that probe-rs takes, if there are several.
+    let flash = &here.min_by_key(|it| !it.default)?.flash_properties;
+    let offset = address - flash.address_range.start;
+    let mut kinds = flash.sectors.iter();
+    let kind = kinds.rfind(|kind| kind.address <= offset)?;
+    let start = address - (offset - kind.address) % kind.size;
+    Some(start..start + kind.size)
+}
+
 fn link_error(error: probe_rs::Error) -> LinkError {
     let missing = |error: &ArmError| matches!(error, ArmError::MissingPermissions(_));
     let locked = matches!(error, probe_rs::Error::MissingPermissions(_)) || find(&error, missing);
@@ -192,4 +196,60 @@ fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn
         next = error.source();
         Some(error)
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use probe_rs::config::Registry;
+
+    use super::*;
+
+    fn sectors(chip: &str, flash: Range<u64>) -> Vec<u64> {
+        let target = Registry::from_builtin_families().get_target_by_name(chip);
+        let target = target.unwrap();
+        let mut lengths = Vec::new();
+        let mut address = flash.start;
+        while address < flash.end {
+            // Any address of it will do.
+            let found = sector(&target, address).unwrap();
+            assert_eq!(sector(&target, found.end - 1), Some(found.clone()));
+            assert_eq!(found.start, address);
+            lengths.push(found.end - found.start);
+            address = found.end;
+        }
+        assert_eq!(sector(&target, flash.end), None);
+        lengths
+    }
+
+    #[test]
+    fn sectors_are_those_of_the_chip() {
+        // RM0390, "Flash module organization".
+        let f446 = [16, 16, 16, 16, 64, 128, 128, 128].map(|kib: u64| kib << 10);
+        assert_eq!(sectors("STM32F446RETx", 0x0800_0000..0x0808_0000), f446);
+        let nrf = sectors("nRF52840_xxAA", 0..0x10_0000);
+        assert_eq!(nrf, [0x1000; 256]);
+    }
+
+    #[test]
+    fn an_error_is_what_lies_at_the_bottom_of_it() {
+        let usb = || DebugProbeError::Usb(std::io::Error::other("gone"));
+        let core = FlashError::Core(probe_rs::Error::Probe(usb()));
+        assert!(matches!(flash_error(core), LinkError::Lost(why) if why.contains("gone")));
+        let page = FlashError::PageWrite {
+            page_address: 0,
+            source: Box::new(FlashError::Verify),
+        };
+        assert!(matches!(flash_error(page), LinkError::Flash(_)));
+        let missing = || ArmError::MissingPermissions("erase_all".to_owned());
+        let locked = link_error(probe_rs::Error::Arm(missing()));
+        assert!(matches!(locked, LinkError::Locked(why) if why.contains("erase_all")));
+        let fault = probe_rs::Error::Arm(ArmError::Dap(DapError::FaultResponse));
+        assert!(matches!(
+            access_error(4, fault),
+            LinkError::Fault { address: 4, .. }
+        ));
+        let gone = access_error(4, probe_rs::Error::Probe(usb()));
+        assert!(matches!(gone, LinkError::Lost(_)));
+    }
 }

@@ -13,7 +13,7 @@ use super::exchange::{Exchange, Trouble};
 use super::link::{Link, Registers};
 use super::program::{Places, Program};
 use super::rtt::{Full, Rtt, RttError};
-use crate::device::log::Decoder;
+use crate::device::log::{Decoder, Words};
 
 /// The channel of the log.
 const LOG: usize = 0;
@@ -37,6 +37,7 @@ pub(super) struct Listener<'l> {
     link: &'l mut dyn Link,
     places: Places,
     rtt: Rtt,
+    words: &'l Words,
     decoder: Decoder<'l>,
     on_log: &'l mut dyn FnMut(&str),
     last: VecDeque<String>,
@@ -85,6 +86,7 @@ impl<'l> Listener<'l> {
             link,
             places: program.places,
             rtt,
+            words: &program.words,
             decoder: program.words.decoder(),
             on_log,
             last: VecDeque::new(),
@@ -134,6 +136,7 @@ impl<'l> Listener<'l> {
                 Err(ProbeError::Restarted { .. }) => {
                     (self.on_log)("(the board was reset)");
                     self.rtt = open(self.link, &self.places, START)?;
+                    self.decoder = self.words.decoder();
                     self.boots = self.word(self.places.boots)?;
                     let waits = self.rtt.when_full(self.link, LOG, Full::Wait);
                     waits.map_err(ProbeError::Lost)?;
