@@ -83,8 +83,7 @@ impl Requests {
     /// What a layer has computed.
     pub fn write_layer(&self, output: &[i8]) -> Result<(), Exit> {
         match &self.layers {
-            Some(mut layers) => layers
-                .write_all(cast_slice(output))
+            Some(layers) => Write::write_all(&mut &*layers, cast_slice(output))
                 .map_err(|_| broken("write layers.bin")),
             None => Ok(()),
         }

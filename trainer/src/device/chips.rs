@@ -1,8 +1,11 @@
 //! The Cortex-M chips that probe-rs knows, with their flash and RAM.
 
+use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 use std::sync::LazyLock;
 
+use glob::{MatchOptions, Pattern, PatternError};
 use probe_rs::config::{self, ChipFamily, CoreType, MemoryRegion, Registry};
 use serde::Serialize;
 
@@ -37,6 +40,24 @@ pub struct UnknownChip {
     pub suggestions: Vec<&'static str>,
 }
 
+/// Names of chips, with `*`, `?` and `[...]` as in the names of files, in whatever case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChipPattern(Pattern);
+
+impl FromStr for ChipPattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        Pattern::new(text).map(Self)
+    }
+}
+
+impl fmt::Display for ChipPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
 fn similar(suggestions: &[&str]) -> String {
     if suggestions.is_empty() {
         return "https://probe.rs/targets lists all that there are".to_owned();
@@ -69,6 +90,35 @@ impl Chip {
             name: name.to_owned(),
             suggestions: like(&lower),
         })
+    }
+
+    /// All chips, smallest first.
+    pub fn all() -> &'static [Self] {
+        &CHIPS
+    }
+
+    /// All chips one of whose names is like the pattern, smallest first; at least one.
+    pub fn matching(pattern: &ChipPattern) -> Result<Vec<&'static Self>, UnknownChip> {
+        let options = MatchOptions {
+            case_sensitive: false,
+            ..MatchOptions::default()
+        };
+        let like_it = |name: &String| pattern.0.matches_with(name, options);
+        let chips: Vec<&Self> = CHIPS
+            .iter()
+            .filter(|chip| chip.names.iter().any(like_it))
+            .collect();
+        let none = || UnknownChip {
+            name: pattern.to_string(),
+            suggestions: like(
+                pattern
+                    .to_string()
+                    .trim_matches('*')
+                    .to_lowercase()
+                    .as_str(),
+            ),
+        };
+        (!chips.is_empty()).then_some(chips).ok_or_else(none)
     }
 
     /// Whether so many bytes fit.
@@ -274,6 +324,24 @@ mod tests {
                 assert!(!is_start_of_sector(&target, address), "is the test blind?");
             }
         }
+    }
+
+    #[test]
+    fn a_pattern_finds_a_fleet() {
+        let chips = Chip::matching(&"stm32l4r5*".parse().unwrap()).unwrap();
+        assert!(chips.len() > 5);
+        assert!(chips.iter().all(|chip| chip.name.starts_with("STM32L4R5")));
+        assert_eq!(
+            Chip::matching(&"*".parse().unwrap()).unwrap().len(),
+            CHIPS.len()
+        );
+        let message = Chip::matching(&"STM32L9*".parse().unwrap()).unwrap_err();
+        let message = message.to_string();
+        assert!(
+            message.contains("`STM32L9*`") && message.contains("STM32L"),
+            "{message}"
+        );
+        assert!("[".parse::<ChipPattern>().is_err());
     }
 
     #[test]

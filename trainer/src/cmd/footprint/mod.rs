@@ -1,7 +1,10 @@
 //! `espalier footprint`: what a model costs on a chip.
 
+mod compare;
+mod fleet;
+
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -12,6 +15,8 @@ use espalier::device::{Board, DeviceRun, firmware};
 use serde::Serialize;
 use shared::Model;
 
+use self::compare::Other;
+use self::fleet::{Fleet, FleetFlags, Room};
 use super::Error;
 use super::layers::{LayerCost, Unit, costs, layer_table};
 use super::model::{ModelPath, parameters, parse};
@@ -33,6 +38,11 @@ pub struct Cmd {
     /// Judge this chip of probe-rs's database
     #[arg(long)]
     chip: Option<String>,
+    #[command(flatten)]
+    fleet: FleetFlags,
+    /// Another model to set beside it
+    #[arg(long, value_name = "MODEL")]
+    compare: Option<PathBuf>,
 }
 
 /// Flash and RAM, measured from the firmware's ELF and in the emulator.
@@ -58,36 +68,49 @@ pub struct Cost {
     layers: Vec<LayerCost>,
     #[serde(skip_serializing_if = "Option::is_none")]
     chip: Option<Verdict>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fleet: Option<Fleet>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub smallest_chips: Vec<&'static Chip>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compared_with: Option<Other>,
 }
 
 #[derive(Serialize)]
 struct Verdict {
     #[serde(flatten)]
-    chip: &'static Chip,
+    room: Room,
     fits: bool,
-    flash_left: i64,
-    ram_left: i64,
 }
 
 impl Cmd {
     /// Builds the firmware, runs the self-test in the emulator, and adds up.
     pub fn run(self) -> Result<Cost, Error> {
-        let bytes = self.path.read()?;
-        let model = parse(&bytes, &self.path.model)?;
         let board = Board::named(&self.board)?;
-        board.admit(bytes.len(), model.arena_bytes())?;
         let chip = self.chip.as_deref().map(Chip::named).transpose()?;
-        let elf = firmware::build(&board)?;
-        let run = emulator::run(&board, &elf, &bytes, &[], LIMIT)?;
-        let mut cost = Cost::new(&board, &model, &elf, &run)?;
-        match chip {
-            Some(chip) => cost.chip = Some(cost.judge(chip)),
-            None => cost.list_chips(),
+        let chips = self.fleet.chips()?;
+        let mut cost = measure(&board, &self.path)?;
+        match (chip, chips) {
+            (Some(chip), _) => cost.chip = Some(cost.judge(chip)),
+            (None, Some(chips)) => cost.fleet = Some(self.fleet.judge(chips, &cost)),
+            (None, None) => cost.list_chips(),
         }
+        let other = self
+            .compare
+            .map(|model| measure(&board, &ModelPath { model }));
+        cost.compared_with = other.transpose()?.map(|other| Other(Box::new(other)));
         Ok(cost)
     }
+}
+
+/// Builds the firmware and runs the model's self-test.
+fn measure(board: &Board, path: &ModelPath) -> Result<Cost, Error> {
+    let bytes = path.read()?;
+    let model = parse(&bytes, &path.model)?;
+    board.admit(bytes.len(), model.arena_bytes())?;
+    let elf = firmware::build(board)?;
+    let run = emulator::run(board, &elf, &bytes, &[], LIMIT)?;
+    Cost::new(board, &model, &elf, &run)
 }
 
 impl Cost {
@@ -120,7 +143,9 @@ impl Cost {
             nonzeros,
             layers,
             chip: None,
+            fleet: None,
             smallest_chips: Vec::new(),
+            compared_with: None,
         })
     }
 
@@ -130,31 +155,32 @@ impl Cost {
     }
 
     fn judge(&self, chip: &'static Chip) -> Verdict {
-        let left = |has: u64, needs: u64| has as i64 - needs as i64;
+        let room = Room::of(chip, self);
         Verdict {
-            chip,
-            fits: chip.fits(self.flash_bytes, self.ram_bytes),
-            flash_left: left(chip.flash, self.flash_bytes),
-            ram_left: left(chip.ram, self.ram_bytes),
+            fits: room.fits(),
+            room,
         }
     }
 }
 
 impl Report for Cost {
     fn failure(&self) -> Option<String> {
+        if let Some(fleet) = &self.fleet {
+            return fleet.failure();
+        }
         let verdict = self.chip.as_ref().filter(|verdict| !verdict.fits)?;
         let short = |what, left: i64| {
             (left < 0)
                 .then(|| format!("{} bytes of {what} too few", thousands(left.unsigned_abs())))
         };
         let missing = [
-            short("flash", verdict.flash_left),
-            short("RAM", verdict.ram_left),
+            short("flash", verdict.room.flash_left),
+            short("RAM", verdict.room.ram_left),
         ];
         let missing: Vec<String> = missing.into_iter().flatten().collect();
         Some(format!(
             "{} has {}: compress further, or choose a larger chip",
-            verdict.chip.name,
+            verdict.room.chip.name,
             missing.join(" and ")
         ))
     }
@@ -214,13 +240,19 @@ impl fmt::Display for Cost {
                 flash,
                 ram,
                 ..
-            } = verdict.chip;
+            } = verdict.room.chip;
             write!(
                 f,
                 "{word} {name} ({core}, {} bytes of flash, {} of RAM)",
                 bytes(*flash),
                 bytes(*ram)
             )?;
+        }
+        if let Some(other) = &self.compared_with {
+            writeln!(f, "{}", other.table(self))?;
+        }
+        if let Some(fleet) = &self.fleet {
+            write!(f, "{fleet}")?;
         }
         if !self.smallest_chips.is_empty() {
             let mut rows = table(["smallest chips it fits", "core", "flash", "RAM"]);
