@@ -14,19 +14,35 @@ fn main() -> Result<(), Box<dyn Error>> {
     // cortex-m-rt asks for the handlers of the chip's own interrupts, of which none is used.
     fs::write(out.join("device.x"), "")?;
     fs::write(out.join("board.rs"), constants(&folder, &board)?)?;
-    modules(&board);
+    parts(&board)?;
     link(&out);
     Ok(())
 }
 
-/// The keys that choose a part of a module, as `cfg(key = "value")`.
-fn modules(board: &Table) {
-    for (key, values) in [("boot", r#""rp2040", "rp2350""#)] {
-        println!("cargo::rustc-check-cfg=cfg({key}, values({values}))");
-        if let Some(value) = word(board, key) {
-            println!("cargo::rustc-cfg={key}={value:?}");
+/// The keys that choose a part of a module, and their values.
+const PARTS: [(&str, [&str; 2]); 2] = [
+    ("boot", ["rp2040", "rp2350"]),
+    ("watchdog", ["nrf52", "stm32"]),
+];
+
+/// Chooses parts of modules by `cfg(key = "value")`, and by `cfg(fault_status)` on cores that say why they crash.
+fn parts(board: &Table) -> Result<(), Box<dyn Error>> {
+    for (key, known) in PARTS {
+        let [a, b] = known;
+        println!("cargo::rustc-check-cfg=cfg({key}, values({a:?}, {b:?}))");
+        match word(board, key) {
+            Some(value) if known.contains(&value) => println!("cargo::rustc-cfg={key}={value:?}"),
+            Some(value) => {
+                return Err(format!("board.toml: {key} is {a} or {b}, not {value}").into());
+            }
+            None => {}
         }
     }
+    println!("cargo::rustc-check-cfg=cfg(fault_status)");
+    if !env::var("TARGET")?.starts_with("thumbv6m") {
+        println!("cargo::rustc-cfg=fault_status");
+    }
+    Ok(())
 }
 
 /// The folder of the one board whose feature is on.
@@ -63,7 +79,7 @@ fn memory_map(board: &Table) -> Result<String, Box<dyn Error>> {
     let rest = ram_bytes
         .checked_sub(stack)
         .ok_or("stack is larger than ram.bytes")?;
-    let (loader_bytes, sections) = boot(board)?;
+    let (loader_bytes, sections) = boot(board);
     let (vectors, flash_bytes) = (flash + loader_bytes, flash_bytes - loader_bytes);
     // The stack lies below everything else: one that grows too far leaves RAM and faults, instead of
     // quietly overwriting the arena.
@@ -79,19 +95,18 @@ fn memory_map(board: &Table) -> Result<String, Box<dyn Error>> {
 
 /// What src/board/boot.rs holds for the boot ROM: its bytes in front of the table of vectors, and where the linker puts
 /// it.
-fn boot(board: &Table) -> Result<(u32, &'static str), Box<dyn Error>> {
+fn boot(board: &Table) -> (u32, &'static str) {
     match word(board, "boot") {
-        None => Ok((0, "")),
-        Some("rp2040") => Ok((
+        Some("rp2040") => (
             0x100,
             "SECTIONS { .boot2 ORIGIN(BOOT) : { KEEP(*(.boot2)) } > BOOT } INSERT BEFORE .text;\n",
-        )),
-        Some("rp2350") => Ok((
+        ),
+        Some("rp2350") => (
             0,
             "SECTIONS { .image_definition : { KEEP(*(.image_definition)) } > FLASH } INSERT AFTER .vector_table;\n\
              _stext = ALIGN(ADDR(.image_definition) + SIZEOF(.image_definition), ALIGNOF(.text));\n",
-        )),
-        Some(other) => Err(format!("board.toml: no boot ROM is called {other}").into()),
+        ),
+        _ => (0, ""),
     }
 }
 

@@ -1,17 +1,31 @@
-//! The firmware of every real board compiles, and starts with what its chip looks for after a reset. Nothing of it runs:
-//! no emulator knows these boards, and none of them was on a desk.
+//! What boards do beside inferences: the firmware of real ones compiles and starts with what the chip looks for, that of
+//! emulated ones crashes so that somebody notices, and an application of one's own compiles. Nothing here runs on a real
+//! board: no emulator knows them, and none was on a desk.
 
 #![allow(clippy::unwrap_used)] // a test may stop at the first surprise
 
+use std::path::Path;
+use std::time::Duration;
+
 use espalier::device::board::Boot;
-use espalier::device::{Board, firmware};
-use espalier_tests::command::can_compile;
+use espalier::device::toolchain::Toolchain;
+use espalier::device::{Board, emulator, firmware};
+use espalier_tests::command::{can_compile, can_emulate, workspace};
 use object::elf::{FileHeader32, PT_LOAD};
 use object::read::elf::{ElfFile32, FileHeader, ProgramHeader};
+use object::{Object, ObjectSymbol};
+use shared::{Engine, Model};
+
+type Elf<'a> = ElfFile32<'a, object::Endianness>;
+
+fn boards(pick: impl Fn(&Board) -> bool) -> Vec<Board> {
+    let boards = Board::names().map(|name| Board::named(name).unwrap());
+    boards.filter(pick).collect()
+}
 
 /// What lies in flash, piece by piece: address and bytes.
 fn flashed(elf: &[u8]) -> Vec<(u32, Vec<u8>)> {
-    let file = ElfFile32::<object::Endianness>::parse(elf).unwrap();
+    let file = Elf::parse(elf).unwrap();
     let (endian, header): (_, &FileHeader32<_>) = (file.endian(), file.elf_header());
     let segments = header.program_headers(endian, elf).unwrap().iter();
     let loaded = segments.filter(|s| s.p_type(endian) == PT_LOAD && s.p_filesz(endian) > 0);
@@ -48,10 +62,7 @@ fn mpeg2(bytes: &[u8]) -> u32 {
 
 #[test]
 fn every_real_board_compiles_and_starts_as_its_chip_wants() {
-    let real: Vec<Board> = Board::names()
-        .map(|name| Board::named(name).unwrap())
-        .filter(|board| board.probe.is_some())
-        .collect();
+    let real = boards(|board| board.probe.is_some());
     assert!(real.len() >= 7);
     for board in real {
         if !can_compile(
@@ -88,4 +99,110 @@ fn every_real_board_compiles_and_starts_as_its_chip_wants() {
         let code = u64::from(vectors)..board.flash.end();
         assert!(code.contains(&reset.into()) && reset % 2 == 1);
     }
+}
+
+/// Puts bytes in place of others that are loaded to an address.
+fn patch(elf: &mut [u8], address: u32, bytes: &[u8]) {
+    let piece = flashed(elf)
+        .into_iter()
+        .rfind(|(start, _)| *start <= address)
+        .unwrap();
+    // Where that piece lies in the file: no two are the same.
+    let mut places = elf.windows(piece.1.len()).enumerate();
+    let (place, _) = places.find(|(_, window)| *window == piece.1).unwrap();
+    let at = place + (address - piece.0) as usize;
+    elf[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+/// Runs a changed firmware, which must not end well, and gives the words for that.
+fn failure(board: &Board, change: impl FnOnce(&mut [u8])) -> String {
+    let mut elf = std::fs::read(firmware::build(board).unwrap()).unwrap();
+    change(&mut elf);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("changed.elf");
+    std::fs::write(&path, elf).unwrap();
+    let model = workspace().join("examples/fashion-mnist/4k/model.esp");
+    let model = std::fs::read(model).unwrap();
+    let limit = Duration::from_secs(60);
+    let ended = emulator::run(board, &path, &model, &[], limit);
+    ended.expect_err(board.name).to_string()
+}
+
+#[test]
+fn a_stack_that_is_too_small_never_gives_an_answer() {
+    if !can_emulate("a_stack_that_is_too_small_never_gives_an_answer") {
+        return;
+    }
+    for board in boards(|board| board.emulator.is_some()) {
+        // The first word of the vectors is where the stack begins: here, 512 bytes above the start of RAM.
+        let stack = (board.ram.address + 512).to_le_bytes();
+        let message = failure(&board, |elf| patch(elf, board.flash.address, &stack));
+        let hint = "`stack` in board.toml is too small";
+        assert!(message.contains(hint), "{}: {message}", board.name);
+    }
+}
+
+#[test]
+fn a_fault_is_reported_with_its_addresses() {
+    if !can_emulate("a_fault_is_reported_with_its_addresses") {
+        return;
+    }
+    // MOVS r0, #0x90; LSLS r0, r0, #24; LDR r0, [r0]: no board has memory at 0x9000_0000.
+    let code = [0x2090_u16, 0x0600, 0x6800].map(u16::to_le_bytes).concat();
+    for (name, has_status) in [("mps2-an386", true), ("microbit", false)] {
+        let board = Board::named(name).unwrap();
+        let mut main = 0;
+        let message = failure(&board, |elf| {
+            let file = Elf::parse(&*elf).unwrap();
+            let symbol = file.symbols().find(|symbol| symbol.name() == Ok("main"));
+            main = symbol.unwrap().address() as u32 & !1;
+            patch(elf, main, &code);
+        });
+        let place = format!("crashed at {:#x}", main + 4);
+        assert!(message.contains(&place), "{name}: {message}");
+        // Precise, and the address is valid (Armv7-M Architecture Reference Manual, B3.2.15).
+        let why = message.contains("fault status 0x8200") && message.contains("address 0x90000000");
+        assert_eq!(why, has_status, "{name}: {message}");
+    }
+}
+
+#[test]
+fn what_lay_in_the_arena_changes_no_answer() {
+    for name in ["4k", "6k", "50k", "sparse"] {
+        let path = workspace().join(format!("examples/fashion-mnist/{name}/model.esp"));
+        let file = std::fs::read(path).unwrap();
+        let model = Model::parse(&file).unwrap();
+        let scores = |before: i8| {
+            let mut arena = vec![before; model.arena_bytes()];
+            let mut engine = Engine::new(&model, &mut arena).unwrap();
+            let output = engine.infer(|input| model.golden().fill(0, input));
+            output.to_vec()
+        };
+        for before in [0x55, -1, i8::MIN] {
+            assert_eq!(scores(0), scores(before), "{name}");
+        }
+    }
+}
+
+#[test]
+fn an_application_of_ones_own_compiles() {
+    let board = Board::named("nrf52840-dk").unwrap();
+    if !can_compile(&board, "an_application_of_ones_own_compiles") {
+        return;
+    }
+    let folder = workspace().join("examples/embassy-nrf52840");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("embassy");
+    let toolchain = Toolchain::find(&board.target).unwrap();
+    let mut cargo = toolchain.cargo_build(&board.target, &board.cpu);
+    cargo.args(["--release", "--locked", "--target-dir"]);
+    let built = cargo.arg(&target).current_dir(&folder).output().unwrap();
+    let said = String::from_utf8_lossy(&built.stderr);
+    assert!(built.status.success(), "{said}");
+    let program = target.join(&board.target).join("release/embassy-nrf52840");
+    let flash = flashed(&std::fs::read(program).unwrap());
+    let bytes: usize = flash.iter().map(|(_, bytes)| bytes.len()).sum();
+    println!("{bytes} bytes of flash, the model among them");
+    let model = std::fs::read(folder.join("../fashion-mnist/4k/model.esp")).unwrap();
+    let holds = |(_, bytes): &(u32, Vec<u8>)| bytes.windows(model.len()).any(|w| w == model);
+    assert!(flash.iter().any(holds), "the program has no model");
 }

@@ -183,6 +183,7 @@ fn timed<'e>(
         last.set(clock::now());
     };
     let output = engine.infer_observed(filled, |layer, output| {
+        board::feed();
         let now = clock::now();
         let ticks = now - last.replace(now);
         tally.ticks += ticks;

@@ -5,21 +5,32 @@
 //! can fail, and before it everything ends in a [`ParseError`]. (`tests/panics.rs`
 //! looks at the calls of the compiled engine.) Functions of [`layer`], [`arith`] and
 //! [`kernels`] ask for the ranges that their comments state; with other arguments
-//! they may give anything, and panic where overflow checks are on. An application on a chip needs three
-//! calls:
+//! they may give anything, and panic where overflow checks are on.
+//!
+//! An application on a chip needs the file that `espalier export` wrote, some RAM, and three calls. This is all of it:
 //!
 //! ```
-//! # fn demo(file: &[u8], arena: &mut [i8], picture: &[u8]) -> Result<usize, Box<dyn std::error::Error>> {
 //! use espalier_shared::{Engine, Model};
 //!
-//! let model = Model::parse(file)?; // every check happens here
-//! let mut engine = Engine::new(&model, arena)?; // or: how many bytes are missing
-//! let scores = engine.infer(|input| model.preprocessing().quantise(picture, input));
-//! # let _ = scores;
-//! let class = engine.answer(); // or, of many, the largest of the scores
-//! # Ok(class)
-//! # }
+//! static MODEL: &[u8] = include_bytes!("../../examples/fashion-mnist/4k/model.esp");
+//!
+//! let model = Model::parse(MODEL)?; // every check happens here
+//! let mut arena = [0; 8 * 1024]; // `espalier inspect` says how many bytes
+//! let mut engine = Engine::new(&model, &mut arena)?; // or: how many are missing
+//! let picture = [0; 28 * 28]; // bytes of pixels, row by row, in the input's shape
+//! engine.infer(|input| model.preprocessing().quantise(&picture, input)); // as often as there are pictures
+//! let class = model.class_names().nth(engine.answer());
+//! assert!(class.is_some());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! * [`Model::input_shape`] is what a picture has to be: height, width and channels.
+//! * [`Engine::infer`] gives the scores, [`Engine::answer`] the class of the largest, [`Engine::is_sure`] whether it is
+//!   far enough above the others.
+//! * The arena may be on the stack or a static, and need not be zeroed. The model may be a static, as here, or a region
+//!   of flash that something else has written.
+//!
+//! `examples/embassy-nrf52840` in espalier's repository does the same on a chip.
 //!
 //! | module | holds |
 //! |---|---|

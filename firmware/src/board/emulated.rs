@@ -1,7 +1,6 @@
 //! Boards in QEMU: logs, files and the exit code by semihosting. On silicon without a debugger all of it would hang.
 
 use bytemuck::{cast_slice, cast_slice_mut};
-use cortex_m_rt::{ExceptionFrame, exception};
 use defmt::error;
 use defmt_semihosting as _;
 use semihosting::fs::{self, File};
@@ -104,11 +103,4 @@ pub fn exit(exit: Exit) -> ! {
 fn broken(what: &str) -> Exit {
     error!("semihosting can not {=str}", what);
     Exit::HostFiles
-}
-
-// SAFETY: it touches nothing of what failed.
-#[exception]
-unsafe fn HardFault(frame: &ExceptionFrame) -> ! {
-    error!("crashed at {=u32:#x}", frame.pc());
-    exit(Exit::Crashed)
 }

@@ -7,7 +7,6 @@ use core::cell::{Cell, RefCell};
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use cortex_m::interrupt::{self, Mutex};
-use cortex_m_rt::{ExceptionFrame, exception};
 use defmt::error;
 use rtt_target::{ChannelMode, DownChannel, UpChannel, rtt_init, set_defmt_channel};
 use shared::report::{Exit, Report};
@@ -15,7 +14,10 @@ use shared::request::{Frame, Kind, Request};
 
 use super::SYSTICK_HZ;
 
-defmt::timestamp!("{=u64:us}", crate::clock::now() / (SYSTICK_HZ / 1_000_000));
+defmt::timestamp!(
+    "{=u64:us}",
+    crate::clock::now() * 1_000 / (SYSTICK_HZ / 1_000)
+);
 
 /// Exit code and report, by their names: see `shared::report`.
 #[unsafe(export_name = "ESPALIER_EXIT")]
@@ -180,17 +182,14 @@ pub fn save(report: &Report) -> Result<(), Exit> {
     Ok(())
 }
 
-/// Says that all is there, and rests. Awake, because some chips answer no probe while their core sleeps.
+/// Says that all is there, and rests, unless it crashed: then the watchdog resets the board. Awake, because some chips
+/// answer no probe while their core sleeps.
 pub fn exit(exit: Exit) -> ! {
     EXIT.store(exit.code(), Ordering::SeqCst);
     loop {
+        if exit != Exit::Crashed {
+            super::feed();
+        }
         cortex_m::asm::nop();
     }
-}
-
-// SAFETY: it touches nothing of what failed.
-#[exception]
-unsafe fn HardFault(frame: &ExceptionFrame) -> ! {
-    error!("crashed at {=u32:#x}", frame.pc());
-    exit(Exit::Crashed)
 }

@@ -9,6 +9,10 @@ use shared::report::Exit;
 use crate::clock;
 
 mod boot;
+mod fault;
+mod watchdog;
+pub use watchdog::feed;
+
 #[cfg(feature = "emulated")]
 mod emulated;
 #[cfg(feature = "emulated")]
@@ -62,6 +66,7 @@ impl Board {
         hardware::start();
         // The linker leaves out what nothing looks at.
         core::hint::black_box(&FORMAT);
+        watchdog::start();
         Some(Self {
             // SAFETY: build.rs took both numbers from board.toml: a region of flash that nothing writes while this runs.
             model: unsafe { core::slice::from_raw_parts(MODEL_ADDRESS as *const u8, MODEL_BYTES) },

@@ -45,6 +45,8 @@ pub struct Board {
     pub systick_hz: u64,
     /// What its boot ROM wants to find in flash, if anything.
     pub boot: Option<Boot>,
+    /// What resets it when it hangs, if anything.
+    pub watchdog: Option<Watchdog>,
     /// Bytes of RAM kept for the stack.
     pub stack: u32,
     /// Bytes of RAM kept for the model's activations.
@@ -69,6 +71,16 @@ pub enum Boot {
     Rp2040,
     /// An image definition block behind the table of vectors.
     Rp2350,
+}
+
+/// A kind of watchdog; `firmware/src/board/watchdog.rs` drives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Watchdog {
+    /// WDT of the nRF52.
+    Nrf52,
+    /// IWDG of the STM32F4 and L4.
+    Stm32,
 }
 
 /// A stretch of memory.
