@@ -55,14 +55,15 @@ fn serve(board: Board) -> Result<(), Exit> {
 /// Leaves the report for the host.
 #[inline(never)] // its bytes take no stack while anything is inferred
 fn save(tests: u32, inferences: u32, tally: &Tally, layers: usize) -> Result<(), Exit> {
-    let ticks = tally.layer_ticks.iter().take(layers);
+    let ticks = tally.layer_ticks.get(..layers).unwrap_or_default();
     let report = Report {
         self_tests: tests as u16,
         self_test_failures: tally.failures,
         inferences,
         ticks: tally.ticks,
         stack_bytes: board::stack_used() as u32,
-        layer_ticks: ticks.copied().collect(),
+        // There are never more than fit.
+        layer_ticks: ticks.try_into().unwrap_or_default(),
     };
     info!(
         "{=u32} inferences, {=u64} ticks, {=u32} bytes of stack",
