@@ -127,7 +127,7 @@ impl Qemu {
 
     /// Does something with a core that stands still, as the stub wants, and lets it go on where it ran.
     fn stopped<T>(&mut self, act: impl FnOnce(&mut Self) -> io::Result<T>) -> Result<T, LinkError> {
-        let mut all = || {
+        let all = || {
             self.pause()?;
             let done = act(self)?;
             self.resume()?;
