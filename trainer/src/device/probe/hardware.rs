@@ -136,8 +136,11 @@ impl Link for Attached {
     }
 }
 
-/// The erase sector of a chip's flash that holds an address, as its flash algorithm has it.
+/// The erase sector of a chip's flash that holds an address, as its flash algorithm has it. That is made for the largest
+/// chip of a family: what there is of it, the memory map says.
 fn sector(target: &Target, address: u64) -> Option<Range<u64>> {
+    let mut flash = target.memory_map.iter().filter_map(|it| it.as_nvm_region());
+    flash.find(|region| region.range.contains(&address))?;
     let algorithms = target.flash_algorithms.iter();
     let here = algorithms.filter(|it| it.flash_properties.address_range.contains(&address));
     // The one that probe-rs takes, if there are several.
