@@ -42,6 +42,8 @@
 //! | [`engine`] | one inference |
 //! | [`golden`] | self-test inputs from a seed |
 //! | [`report`] | what a device run tells the host |
+//! | [`request`] | what a host asks of a board, and how both send it |
+//! | [`slots`] | two places for models in flash, and how a new one replaces an old one |
 #![cfg_attr(not(test), no_std)]
 
 pub mod arith;
@@ -52,6 +54,8 @@ pub mod layer;
 pub mod model;
 pub mod plan;
 pub mod report;
+pub mod request;
+pub mod slots;
 
 pub use engine::{ArenaTooSmall, Engine};
 pub use model::{Model, ParseError};

@@ -66,7 +66,7 @@ pub enum Exit {
     ArenaTooSmall = 12,
     /// The inputs are no multiple of the model's input.
     WrongInputs = 13,
-    /// A file of the host could not be used.
+    /// A file or a question of the host could not be used.
     HostFiles = 14,
     /// A panic or a hard fault.
     Crashed = 15,

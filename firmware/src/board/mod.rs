@@ -43,6 +43,10 @@ unsafe impl Sync for Arena {}
 #[unsafe(export_name = "ESPALIER_ARENA")]
 static ARENA: Arena = Arena(UnsafeCell::new([0; ARENA_BYTES]));
 
+/// The version of the model's format that this firmware reads. The host looks it up in the ELF.
+#[unsafe(export_name = "ESPALIER_FORMAT")]
+static FORMAT: u16 = shared::model::VERSION;
+
 /// Nothing enables an interrupt of the chip itself, so the table ends behind the first; cortex-m-rt wants one, and would
 /// fill 240 of them, a kilobyte, on its own.
 #[unsafe(link_section = ".vector_table.interrupts")]
@@ -58,6 +62,10 @@ impl Board {
     pub fn take() -> Option<Self> {
         let peripherals = cortex_m::Peripherals::take()?;
         clock::start(peripherals.SYST);
+        #[cfg(feature = "hardware")]
+        hardware::start();
+        // The linker leaves out what nothing looks at.
+        core::hint::black_box(&FORMAT);
         watchdog::start();
         Some(Self {
             // SAFETY: build.rs took both numbers from board.toml: a region of flash that nothing writes while this runs.

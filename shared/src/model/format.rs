@@ -29,7 +29,8 @@ pub const MAX_FILE: usize = 1 << 30;
 /// Longest class name in bytes.
 pub const MAX_NAME: usize = 64;
 
-const CRC: crc::Crc<u32, crc::NoTable> = crc::Crc::<u32, crc::NoTable>::new(&crc::CRC_32_ISO_HDLC);
+pub(crate) const CRC: crc::Crc<u32, crc::NoTable> =
+    crc::Crc::<u32, crc::NoTable>::new(&crc::CRC_32_ISO_HDLC);
 
 /// How a picture of another size is brought to the size of the input.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

@@ -1,17 +1,16 @@
 //! `espalier flash`: the real firmware on a real board.
 
 use std::fmt;
-use std::io::{IsTerminal, stderr};
-use std::time::Duration;
 
 use clap::Args;
-use espalier::device::probe::{self, Flash};
+use espalier::device::probe::{self, Flashed, Usb};
 use espalier::device::{Board, DeviceRun, firmware};
 use serde::Serialize;
 
 use super::Error;
 use super::layers::{LayerCost, Unit, costs, layer_table};
 use super::model::{ModelPath, parse};
+use super::probe::ProbeFlags;
 use super::project::stop_on_ctrl_c;
 use crate::output::{Report, say, thousands};
 
@@ -23,18 +22,19 @@ pub struct Cmd {
     /// Board with a debug probe
     #[arg(long, default_value = "nrf52840-dk")]
     board: String,
-    /// Which probe, as VID:PID or VID:PID:SERIAL; not needed if there is one
-    #[arg(long)]
-    probe: Option<String>,
+    #[command(flatten)]
+    probe: ProbeFlags,
     /// Seconds to wait for the board's report
     #[arg(long, default_value_t = 30)]
     limit: u64,
 }
 
-/// What the board measured.
+/// What was written, and what the board measured.
 #[derive(Serialize)]
-pub struct Flashed {
+pub struct Started {
     board: &'static str,
+    #[serde(flatten)]
+    flashed: Flashed,
     self_tests: u16,
     self_test_failures: u16,
     /// Mean of one inference.
@@ -45,22 +45,19 @@ pub struct Flashed {
 
 impl Cmd {
     /// Flashes firmware and model, resets, and shows the log.
-    pub fn run(self) -> Result<Flashed, Error> {
+    pub fn run(self) -> Result<Started, Error> {
         let bytes = self.path.read()?;
         let model = parse(&bytes, &self.path.model)?;
         let board = Board::named(&self.board)?;
         board.admit(bytes.len(), model.arena_bytes())?;
         let elf = firmware::build(&board)?;
         let stop = stop_on_ctrl_c()?;
-        let options = Flash {
-            probe: self.probe.as_deref(),
-            limit: Duration::from_secs(self.limit),
-            stop: &stop,
-            progress: stderr().is_terminal(),
-        };
-        let report = probe::flash(&board, &elf, &bytes, &options, &mut |line| say(line))?;
+        let options = self.probe.options(self.limit, &stop);
+        let hear = &mut |line: &str| say(line);
+        let (flashed, report) = probe::flash(&Usb, &board, &elf, &bytes, &options, hear)?;
         let run = DeviceRun::measured(&board, report);
-        Ok(Flashed {
+        Ok(Started {
+            flashed,
             layers: costs(&model, &run.work_by_layer(), Unit::Cycles),
             board: board.name,
             self_tests: run.report.self_tests,
@@ -71,7 +68,7 @@ impl Cmd {
     }
 }
 
-impl Report for Flashed {
+impl Report for Started {
     fn failure(&self) -> Option<String> {
         let failures = self.self_test_failures;
         (failures > 0).then(|| {
@@ -83,11 +80,28 @@ impl Report for Flashed {
     }
 }
 
-impl fmt::Display for Flashed {
+impl fmt::Display for Started {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let passed = self.self_tests - self.self_test_failures;
         writeln!(f, "{}", layer_table(&self.layers))?;
         writeln!(f, "board      {}", self.board)?;
+        let Flashed {
+            firmware_written: written,
+            firmware_kept: kept,
+            slot,
+            model_written,
+        } = self.flashed;
+        let (written, kept) = (thousands(written), thousands(kept));
+        writeln!(
+            f,
+            "firmware   {written} bytes of flash written, {kept} unchanged"
+        )?;
+        let how = if model_written {
+            "written to"
+        } else {
+            "unchanged in"
+        };
+        writeln!(f, "model      {how} slot {slot}")?;
         writeln!(f, "self-test  {passed} of {} vectors pass", self.self_tests)?;
         writeln!(f, "inference  {} cycles", thousands(self.cycles))?;
         write!(f, "stack      {} bytes", thousands(self.stack_bytes))

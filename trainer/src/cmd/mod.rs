@@ -13,8 +13,10 @@ mod footprint;
 mod inspect;
 mod layers;
 mod model;
+mod monitor;
 mod network;
 mod new;
+mod probe;
 mod project;
 mod report;
 mod run;
@@ -66,6 +68,8 @@ pub enum Command {
     Verify(verify::Cmd),
     /// Put firmware and model on a real board and show its log
     Flash(flash::Cmd),
+    /// Show the log of a real board that runs, until Ctrl-C
+    Monitor(monitor::Cmd),
 }
 
 impl Command {
@@ -88,6 +92,7 @@ impl Command {
             Self::Run(cmd) => finish(cmd.run(), json),
             Self::Verify(cmd) => finish(cmd.run(), json),
             Self::Flash(cmd) => finish(cmd.run(), json),
+            Self::Monitor(cmd) => finish(cmd.run(), json),
         }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use espalier::device::emulator::EmulatorError;
+use espalier::device::probe::{self, Usb};
 use espalier::device::verify::{Comparison, Parting, Questions, Verified, verify};
 use espalier::device::{Board, DeviceRun, emulator, firmware};
 use serde::Serialize;
@@ -14,6 +16,8 @@ use shared::Model;
 use super::Error;
 use super::layers::{LayerCost, Unit, costs, layer_table};
 use super::model::{ModelPath, parse};
+use super::probe::ProbeFlags;
+use super::project::stop_on_ctrl_c;
 use super::run::{golden_inputs, pictures};
 use crate::output::{Report, thousands};
 
@@ -33,6 +37,8 @@ pub struct Cmd {
     /// Compare what every layer computes for every input, not only for one whose output differs
     #[arg(long)]
     layers: bool,
+    #[command(flatten)]
+    probe: ProbeFlags,
     /// Seconds after which the device is stopped
     #[arg(long, default_value_t = 300)]
     limit: u64,
@@ -81,7 +87,20 @@ impl Cmd {
         };
         let elf = firmware::build(&board)?;
         let limit = Duration::from_secs(self.limit);
+        let real = board.probe.is_some();
+        // The emulator ends with this program.
+        let stop = if real {
+            stop_on_ctrl_c()?
+        } else {
+            Arc::default()
+        };
+        let options = self.probe.options(self.limit, &stop);
         let ask = |questions: Questions| -> Result<DeviceRun, Error> {
+            if real {
+                let hear = &mut |line: &str| tracing::info!("{line}");
+                let run = probe::answer(&Usb, &board, &elf, &bytes, questions, &options, hear);
+                return Ok(run?);
+            }
             match emulator::answer(&board, &elf, &bytes, questions, limit) {
                 // Where they part is what is asked here.
                 Err(EmulatorError::SelfTest { run, .. }) => Ok(*run),

@@ -141,7 +141,7 @@ impl Chip {
         smallest
     }
 
-    fn is_like(&self, other: &Self) -> bool {
+    pub(super) fn is_like(&self, other: &Self) -> bool {
         (&self.family, self.core, self.flash, self.ram)
             == (&other.family, other.core, other.flash, other.ram)
     }

@@ -1,9 +1,13 @@
 //! Decodes the firmware's defmt log.
 
-use defmt_decoder::{DecodeError, Frame, StreamDecoder, Table};
+use defmt_decoder::{DecodeError, Frame, Locations, StreamDecoder, Table};
 
 /// The words for what the firmware sends, which only its ELF has.
-pub struct Words(Table);
+pub struct Words {
+    table: Table,
+    /// Where in the source each message is.
+    lines: Locations,
+}
 
 /// The ELF has no defmt log in it that this can read.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +23,10 @@ impl Words {
     /// The words in an ELF.
     pub fn from_elf(elf: &[u8]) -> Result<Self, WordsError> {
         match Table::parse(elf) {
-            Ok(Some(table)) => Ok(Self(table)),
+            Ok(Some(table)) => Ok(Self {
+                table,
+                lines: Locations::new(),
+            }),
             Ok(None) => Err(WordsError {
                 reason: "no section .defmt".to_owned(),
             }),
@@ -29,11 +36,19 @@ impl Words {
         }
     }
 
+    /// As [`Words::from_elf`]; every message is then followed by its line of source, as far as the ELF has those.
+    pub fn with_lines(elf: &[u8]) -> Result<Self, WordsError> {
+        let words = Self::from_elf(elf)?;
+        let lines = words.table.get_locations(elf).unwrap_or_default();
+        Ok(Self { lines, ..words })
+    }
+
     /// Reads one stream.
     pub fn decoder(&self) -> Decoder<'_> {
         Decoder {
-            stream: self.0.new_stream_decoder(),
-            recovers: self.0.encoding().can_recover(),
+            stream: self.table.new_stream_decoder(),
+            recovers: self.table.encoding().can_recover(),
+            lines: &self.lines,
         }
     }
 
@@ -47,6 +62,7 @@ impl Words {
 pub struct Decoder<'w> {
     stream: Box<dyn StreamDecoder + Send + Sync + 'w>,
     recovers: bool,
+    lines: &'w Locations,
 }
 
 impl Decoder<'_> {
@@ -56,7 +72,7 @@ impl Decoder<'_> {
         let mut lines = Vec::new();
         loop {
             match self.stream.decode() {
-                Ok(frame) => lines.push(line(&frame)),
+                Ok(frame) => lines.push(line(&frame, self.lines)),
                 Err(DecodeError::UnexpectedEof) => return lines,
                 Err(DecodeError::Malformed) => {
                     lines.push("(a part of the log was lost)".to_owned());
@@ -69,15 +85,19 @@ impl Decoder<'_> {
     }
 }
 
-/// `TIME LEVEL message`, the time only if the firmware has a clock for its log.
-fn line(frame: &Frame) -> String {
+/// `TIME LEVEL message (file:line)`, the time only if the firmware has a clock for its log.
+fn line(frame: &Frame, lines: &Locations) -> String {
     let time = frame
         .display_timestamp()
         .map_or_else(String::new, |time| format!("{time} "));
     let level = frame
         .level()
         .map_or_else(String::new, |level| format!("{} ", level.as_str()));
-    format!("{time}{level}{}", frame.display_message())
+    let place = lines.get(&frame.index()).map_or_else(String::new, |place| {
+        let file = place.file.file_name().unwrap_or_default();
+        format!(" ({}:{})", file.display(), place.line)
+    });
+    format!("{time}{level}{}{place}", frame.display_message())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //! | [`firmware`] | builds the firmware for a board |
 //! | [`footprint`] | flash and RAM of a built firmware |
 //! | [`emulator`] | runs it in QEMU |
-//! | [`probe`] | puts it on a real board and listens |
+//! | [`probe`] | puts it on a real board, hears it and asks it questions |
 //! | [`run`] | what a device answered |
 //! | [`verify`] | compares that with this machine |
 //! | [`log`] | decodes what it says |
