@@ -8,3 +8,4 @@ pub mod cost;
 pub mod digits;
 pub mod measured;
 pub mod models;
+pub mod power;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use espalier::data::{self, Part, Source};
 use espalier::device::emulator::{self, EmulatorRun};
+use espalier::device::slots::Running;
 use espalier::device::{Board, firmware};
 use serde::Serialize;
 use shared::{Engine, Model};
@@ -39,6 +40,8 @@ pub struct Cmd {
 #[derive(Serialize)]
 pub struct Compared {
     pub board: &'static str,
+    /// Where the model lies.
+    model: Running,
     /// Mean of the inferences, exact to one tick of the timer in each.
     pub instructions: u64,
     pub inferences: u32,
@@ -104,6 +107,7 @@ impl Compared {
         let missing = run.outputs.len().abs_diff(expected.len());
         Self {
             board: board.name,
+            model: Running::from(&run.report),
             instructions: run.instructions_per_inference(),
             inferences: run.report.inferences,
             self_tests: run.report.self_tests,
@@ -166,6 +170,7 @@ impl fmt::Display for Compared {
             "board         {} (emulated: instructions, not cycles)",
             self.board
         )?;
+        writeln!(f, "model         {}", self.model)?;
         writeln!(f, "self-test     {} vectors pass", self.self_tests)?;
         writeln!(f, "inferences    {}", self.inferences)?;
         if self.not_sure > 0 {

@@ -7,6 +7,7 @@
 //! | [`toolchain`] | finds a compiler for the chip |
 //! | [`firmware`] | builds the firmware for a board |
 //! | [`footprint`] | flash and RAM of a built firmware |
+//! | [`slots`] | what lies in a board's slots for models |
 //! | [`emulator`] | runs it in QEMU |
 //! | [`probe`] | puts it on a real board and listens |
 //! | [`log`] | decodes what it says |
@@ -18,6 +19,7 @@ pub mod firmware;
 pub mod footprint;
 pub mod log;
 pub mod probe;
+pub mod slots;
 pub mod toolchain;
 
 use shared::{Model, ParseError};

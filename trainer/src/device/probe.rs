@@ -461,6 +461,9 @@ mod tests {
     #[test]
     fn the_verdict_is_a_report_or_a_reason() {
         let report = Report {
+            slot: shared::slots::Slot::A,
+            sequence: 1,
+            fell_back: false,
             self_tests: 3,
             self_test_failures: 1,
             inferences: 0,
