@@ -131,8 +131,7 @@ impl Flash for SimulatedFlash {
 /// The model file that boot runs, if there is one: as `serve` in `firmware/src/main.rs`.
 pub fn boots<'f>(flash: &'f SimulatedFlash, arena: &mut [i8]) -> Option<&'f [u8]> {
     let mut models = slots::stored(&flash.bytes).into_iter().flatten();
-    let works =
-        models.find(|model| model.parse().is_ok() && slots::check(model.file, arena).is_ok());
+    let works = models.find(|model| model.check(arena).is_ok());
     works.map(|model| model.file)
 }
 

@@ -300,6 +300,18 @@ mod tests {
     }
 
     #[test]
+    fn slots_are_whole_pages() {
+        for board in all() {
+            assert_eq!(
+                board.model.bytes as usize % (2 * PAGE_BYTES),
+                0,
+                "{}",
+                board.name
+            );
+        }
+    }
+
+    #[test]
     fn a_typing_error_gets_the_nearest_name() {
         let message = Board::named("mps2-an368").unwrap_err().to_string();
         assert!(message.contains("did you mean `mps2-an386`?"), "{message}");

@@ -20,6 +20,7 @@ use probe_rs::probe::{DebugProbeError, DebugProbeSelector};
 use probe_rs::rtt::{self, ChannelMode, Rtt, ScanRegion};
 use probe_rs::{Core, MemoryInterface, Permissions, Session};
 use shared::report::{Exit, Report};
+use shared::slots::{Record, Slot};
 
 use super::RefusedModel;
 use super::board::{Board, BoardError};
@@ -251,7 +252,10 @@ fn write(
         ElfLoader(ElfOptions::default()),
         None,
     )?;
+    let record = board.slots().record(Slot::A).start as u64;
+    let record = u64::from(board.model.address) + record;
     loader.add_data(board.model.address.into(), model)?;
+    loader.add_data(record, &Record::of(model, 1).encode())?;
     let mut options = DownloadOptions::new();
     options.verify = true;
     if progress {
@@ -461,7 +465,7 @@ mod tests {
     #[test]
     fn the_verdict_is_a_report_or_a_reason() {
         let report = Report {
-            slot: shared::slots::Slot::A,
+            slot: Slot::A,
             sequence: 1,
             fell_back: false,
             self_tests: 3,
