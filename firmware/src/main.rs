@@ -37,7 +37,7 @@ fn serve(board: Board) -> Result<(), Exit> {
         return Err(Exit::NoModel);
     };
     let first = Attempt {
-        stored: newest,
+        stored: &newest,
         fell_back: false,
         is_last: older.is_none(),
     };
@@ -49,7 +49,7 @@ fn serve(board: Board) -> Result<(), Exit> {
                 older.slot.name()
             );
             let second = Attempt {
-                stored: older,
+                stored: &older,
                 fell_back: true,
                 is_last: true,
             };
@@ -60,8 +60,8 @@ fn serve(board: Board) -> Result<(), Exit> {
 }
 
 /// A model, and when it is tried.
-struct Attempt {
-    stored: Stored<'static>,
+struct Attempt<'s> {
+    stored: &'s Stored<'s>,
     /// A newer one does not work.
     fell_back: bool,
     /// No other is left: one whose self-test fails still answers, so that the host sees what it computes.
@@ -71,8 +71,8 @@ struct Attempt {
 /// Everything from a slot to the report.
 #[inline(never)] // called twice
 fn run(attempt: &Attempt, arena: &mut [i8]) -> Result<(), Exit> {
-    let Stored { slot, record, .. } = attempt.stored;
-    info!("slot {=str}, sequence {=u32}", slot.name(), record.sequence);
+    let (slot, sequence) = (attempt.stored.slot.name(), attempt.stored.record.sequence);
+    info!("slot {=str}, sequence {=u32}", slot, sequence);
     // The host, which has the same check, says why: the words for it would be a tenth of this firmware.
     let parsed = attempt.stored.parse();
     // Not moved: a second one would take another kilobyte of stack.

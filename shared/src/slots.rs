@@ -200,6 +200,7 @@ pub struct Stored<'r> {
 
 /// The models of a region that is mapped into memory, in the order in which to try them: the newest comes first. A slot
 /// without a record, such as one that was being written when power failed, gives nothing.
+#[inline(never)] // what it needs takes no stack while anything is inferred
 pub fn stored(region: &[u8]) -> [Option<Stored<'_>>; 2] {
     let slots = Slots::new(region.len());
     let records = Slot::ALL.map(|slot| Record::decode(region.get(slots.record(slot))?));
