@@ -120,8 +120,8 @@ fn constants(folder: &Path, board: &Table) -> Result<String, Box<dyn Error>> {
     Ok(format!(
         "/// The board's name.\npub const NAME: &str = {name:?};\n\
          /// RAM for the model's activations.\nconst ARENA_BYTES: usize = {arena:#x};\n\
-         /// Where in flash the model's file starts.\npub const MODEL_ADDRESS: usize = {model:#x};\n\
-         /// How long it may be.\nconst MODEL_BYTES: usize = {model_bytes:#x};\n\
+         /// Where in flash the slots for models start.\npub const MODEL_ADDRESS: usize = {model:#x};\n\
+         /// How long both are.\nconst MODEL_BYTES: usize = {model_bytes:#x};\n\
          /// Ticks of the clock in a second.\n#[cfg(feature = \"hardware\")]\nconst SYSTICK_HZ: u64 = {hz};\n"
     ))
 }

@@ -25,6 +25,7 @@ use shared::model::{
     CRC_RANGE, ChannelLayout, Confidence, Data, HEADER_BYTES, MAX_FILE, Node, Quant, Sources,
     VERSION, WeightLayout, crc32, weight_bytes, weights_start,
 };
+use shared::slots::Record;
 use shared::{ArenaTooSmall, Engine, Model, ParseError};
 
 /// Where the header holds the length of the file.
@@ -1138,19 +1139,27 @@ fn document() -> String {
     std::fs::read_to_string(workspace().join("docs/format.md")).unwrap()
 }
 
-#[test]
-fn the_documented_bytes_are_what_is_written() {
+/// The bytes of an example of the document.
+fn example(number: usize) -> Vec<u8> {
     let text = document();
-    let (_, block) = text.split_once("```hex\n").unwrap();
+    let block = text.split("```hex\n").nth(1 + number).unwrap();
     let (block, _) = block.split_once("```").unwrap();
-    let mut documented_bytes = Vec::new();
+    let mut bytes = Vec::new();
     for line in block.lines() {
         let (offset, rest) = line.split_once(':').unwrap();
-        assert_eq!(offset.parse(), Ok(documented_bytes.len()), "{line}");
+        assert_eq!(offset.parse(), Ok(bytes.len()), "{line}");
         let hex = rest.split(';').next().unwrap().split_whitespace();
-        documented_bytes.extend(hex.map(|byte| u8::from_str_radix(byte, 16).unwrap()));
+        bytes.extend(hex.map(|byte| u8::from_str_radix(byte, 16).unwrap()));
     }
-    assert_eq!(documented_bytes, documented().to_bytes().unwrap());
+    bytes
+}
+
+#[test]
+fn the_documented_bytes_are_what_is_written() {
+    let file = documented().to_bytes().unwrap();
+    assert_eq!(example(0), file);
+    let record = Record::of(&file, 1).encode();
+    assert_eq!(example(1), record[..Record::BYTES]);
 }
 
 // The fuzzer's first inputs.

@@ -11,11 +11,15 @@ use espalier::quantise::{Block, ModelFile};
 use espalier_tests::command::{call, can_emulate, json, workspace};
 use espalier_tests::models;
 use shared::report::Report;
+use shared::slots::Slot;
 use shared::{Engine, Model};
 
 /// What a device computes that works as this machine does.
 fn device(model: &Model, questions: Questions) -> DeviceRun {
     let report = Report {
+        slot: Slot::A,
+        sequence: 1,
+        fell_back: false,
         self_tests: 0,
         self_test_failures: 0,
         inferences: 1,

@@ -1,4 +1,4 @@
-//! One firmware for every board: it finds a model in flash, checks it against its own golden vectors, then answers
+//! One firmware for every board: it finds the newest model in flash that passes its own golden vectors, then answers
 //! inferences and says what they cost. What differs between boards is in [`board`] and `boards/NAME/board.toml`.
 #![no_std]
 #![no_main]
@@ -10,9 +10,10 @@ use core::cell::Cell;
 
 use board::{Board, Requests};
 use cortex_m_rt::entry;
-use defmt::{error, info};
+use defmt::{error, info, warn};
 use shared::model::MAX_LAYERS;
 use shared::report::{Exit, Report};
+use shared::slots::{self, Stored};
 use shared::{Engine, Model};
 
 #[entry]
@@ -28,16 +29,58 @@ fn panic(_: &core::panic::PanicInfo) -> ! {
     board::exit(Exit::Crashed)
 }
 
-/// Everything from boot to the report.
+/// Runs the newest model, and where that does not work, the one in the other slot.
 fn serve(board: Board) -> Result<(), Exit> {
+    let [newest, older] = slots::stored(board.models);
+    let Some(newest) = newest else {
+        error!("no model in the slots at {=usize:#x}", board::MODEL_ADDRESS);
+        return Err(Exit::NoModel);
+    };
+    let first = Attempt {
+        stored: &newest,
+        fell_back: false,
+        is_last: older.is_none(),
+    };
+    match (run(&first, board.arena), older) {
+        (Err(Exit::ModelRefused | Exit::ArenaTooSmall | Exit::SelfTestFailed), Some(older)) => {
+            warn!(
+                "slot {=str} does not work, falling back to slot {=str}",
+                newest.slot.name(),
+                older.slot.name()
+            );
+            let second = Attempt {
+                stored: &older,
+                fell_back: true,
+                is_last: true,
+            };
+            run(&second, board.arena)
+        }
+        (outcome, _) => outcome,
+    }
+}
+
+/// A model, and when it is tried.
+struct Attempt<'s> {
+    stored: &'s Stored<'s>,
+    /// A newer one does not work.
+    fell_back: bool,
+    /// No other is left: one whose self-test fails still answers, so that the host sees what it computes.
+    is_last: bool,
+}
+
+/// Everything from a slot to the report.
+#[inline(never)] // called twice
+fn run(attempt: &Attempt, arena: &mut [i8]) -> Result<(), Exit> {
+    let (slot, sequence) = (attempt.stored.slot.name(), attempt.stored.record.sequence);
+    info!("slot {=str}, sequence {=u32}", slot, sequence);
     // The host, which has the same check, says why: the words for it would be a tenth of this firmware.
-    let parsed = Model::parse(board.model);
+    let parsed = attempt.stored.parse();
     // Not moved: a second one would take another kilobyte of stack.
     let Ok(model) = &parsed else {
-        error!("model at {=usize:#x} refused", board::MODEL_ADDRESS);
+        error!("model refused");
         return Err(Exit::ModelRefused);
     };
-    let mut engine = Engine::new(model, board.arena).map_err(|reason| {
+    let mut engine = Engine::new(model, arena).map_err(|reason| {
         error!(
             "arena: the model needs {=usize} bytes, {=str} has {=usize}",
             reason.needed,
@@ -47,22 +90,34 @@ fn serve(board: Board) -> Result<(), Exit> {
         Exit::ArenaTooSmall
     })?;
     let mut tally = self_test(model, &mut engine);
+    if tally.failures > 0 && !attempt.is_last {
+        return Err(Exit::SelfTestFailed);
+    }
     let tests = tally.runs;
     let inferences = answer(model, &mut engine, &mut tally)?;
-    save(tests, inferences, &tally, model.steps().count())
+    save(attempt, tests, inferences, &tally, model.steps().count())
 }
 
 /// Leaves the report for the host.
 #[inline(never)] // its bytes take no stack while anything is inferred
-fn save(tests: u32, inferences: u32, tally: &Tally, layers: usize) -> Result<(), Exit> {
-    let layer_ticks = tally.layer_ticks.get(..layers).unwrap_or_default();
+fn save(
+    attempt: &Attempt,
+    tests: u32,
+    inferences: u32,
+    tally: &Tally,
+    layers: usize,
+) -> Result<(), Exit> {
+    let ticks = tally.layer_ticks.get(..layers).unwrap_or_default();
     let report = Report {
+        slot: attempt.stored.slot,
+        sequence: attempt.stored.record.sequence,
+        fell_back: attempt.fell_back,
         self_tests: tests as u16,
         self_test_failures: tally.failures,
         inferences,
         ticks: tally.ticks,
         stack_bytes: board::stack_used() as u32,
-        layer_ticks: layer_ticks.try_into().unwrap_or_default(),
+        layer_ticks: ticks.try_into().unwrap_or_default(),
     };
     info!(
         "{=u32} inferences, {=u64} ticks, {=u32} bytes of stack",

@@ -4,10 +4,17 @@ use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::model::MAX_LAYERS;
+use crate::slots::Slot;
 
 /// Result of one run of the firmware.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Report {
+    /// Slot of the model that runs.
+    pub slot: Slot,
+    /// Sequence number of its record.
+    pub sequence: u32,
+    /// Whether a newer model lies in the other slot, which does not work.
+    pub fell_back: bool,
     /// Self-test vectors of the model that were run.
     pub self_tests: u16,
     /// Those whose output differed in at least one byte.
@@ -26,9 +33,9 @@ pub struct Report {
 }
 
 impl Report {
-    /// No report is longer: two `u16`, two `u32`, one `u64`, and a number of `u32` as
-    /// varints.
-    pub const MAX_BYTES: usize = 2 * 3 + 2 * 5 + 10 + 1 + MAX_LAYERS * 5;
+    /// No report is longer: two bytes, two `u16`, three `u32`, one `u64`, and a number of
+    /// `u32` as varints.
+    pub const MAX_BYTES: usize = 2 + 2 * 3 + 3 * 5 + 10 + 1 + MAX_LAYERS * 5;
 
     /// Runs that the ticks are of: the inferences, or where there were none, the
     /// self-tests; at least 1, to divide by.
@@ -60,7 +67,7 @@ pub enum Exit {
     Success = 0,
     /// Everything was done, but a self-test failed.
     SelfTestFailed = 10,
-    /// No model that this firmware reads lies in flash.
+    /// The model in flash is none that this firmware reads.
     ModelRefused = 11,
     /// The model needs a larger arena than the board has.
     ArenaTooSmall = 12,
@@ -70,6 +77,8 @@ pub enum Exit {
     HostFiles = 14,
     /// A panic or a hard fault.
     Crashed = 15,
+    /// Neither slot holds a model.
+    NoModel = 16,
 }
 
 impl Exit {
@@ -84,7 +93,8 @@ impl Exit {
     /// The reason behind an exit code.
     pub fn from_code(code: u8) -> Option<Self> {
         use Exit::{
-            ArenaTooSmall, Crashed, HostFiles, ModelRefused, SelfTestFailed, Success, WrongInputs,
+            ArenaTooSmall, Crashed, HostFiles, ModelRefused, NoModel, SelfTestFailed, Success,
+            WrongInputs,
         };
         [
             Success,
@@ -94,6 +104,7 @@ impl Exit {
             WrongInputs,
             HostFiles,
             Crashed,
+            NoModel,
         ]
         .into_iter()
         .find(|exit| exit.code() == code)
@@ -107,6 +118,9 @@ mod tests {
     #[test]
     fn the_largest_report_fits_and_comes_back() {
         let report = Report {
+            slot: Slot::B,
+            sequence: u32::MAX,
+            fell_back: true,
             self_tests: u16::MAX,
             self_test_failures: u16::MAX,
             inferences: u32::MAX,

@@ -8,6 +8,21 @@
 //! At boot, [`stored`] gives the models in the order in which to try them. A new one is written by [`install`], or by
 //! an [`Install`] as it arrives. Power may fail at any moment: the slot that works is not touched, and the other one
 //! has no record before its model is complete. (`tests/slots.rs` cuts at every operation of a simulated flash.)
+//!
+//! An application whose flash is mapped into memory starts with the first model that works, and takes a new one:
+//!
+//! ```
+//! # use espalier_shared::slots::{self, Flash, InstallError, Slot, Slots, Stored};
+//! fn boot<'r>(region: &'r [u8], arena: &mut [i8]) -> Option<Stored<'r>> {
+//!     let mut models = slots::stored(region).into_iter().flatten();
+//!     models.find(|model| model.check(arena).is_ok())
+//! }
+//!
+//! fn update<F: Flash>(flash: &mut F, slots: Slots, file: &[u8], arena: &mut [i8]) -> Result<Slot, InstallError<F::Error>> {
+//!     let installed = slots::install(flash, slots, file, arena)?; // power may fail anywhere in it
+//!     Ok(installed.slot) // boots next time
+//! }
+//! ```
 
 use core::ops::Range;
 
@@ -185,6 +200,7 @@ pub struct Stored<'r> {
 
 /// The models of a region that is mapped into memory, in the order in which to try them: the newest comes first. A slot
 /// without a record, such as one that was being written when power failed, gives nothing.
+#[inline(never)] // what it needs takes no stack while anything is inferred
 pub fn stored(region: &[u8]) -> [Option<Stored<'_>>; 2] {
     let slots = Slots::new(region.len());
     let records = Slot::ALL.map(|slot| Record::decode(region.get(slots.record(slot))?));
@@ -200,11 +216,22 @@ pub fn stored(region: &[u8]) -> [Option<Stored<'_>>; 2] {
 impl<'r> Stored<'r> {
     /// The model, if it is the one of the record and whole.
     pub fn parse(&self) -> Result<Model<'r>, ParseError> {
-        let (stored, found) = (self.record.model_crc, header_crc(self.file));
-        if stored != found {
-            return Err(ParseError::Crc { stored, found });
-        }
+        self.is_recorded()?;
         Model::parse(self.file)
+    }
+
+    /// As [`check`], if it is the one of the record.
+    pub fn check(&self, arena: &mut [i8]) -> Result<(), Unfit> {
+        self.is_recorded()?;
+        check(self.file, arena)
+    }
+
+    fn is_recorded(&self) -> Result<(), ParseError> {
+        let (stored, found) = (self.record.model_crc, header_crc(self.file));
+        match stored == found {
+            true => Ok(()),
+            false => Err(ParseError::Crc { stored, found }),
+        }
     }
 }
 
@@ -311,10 +338,9 @@ pub fn working<F: Flash>(
         let Some(record) = records[slot as usize] else {
             continue;
         };
-        let bytes = slots.capacity().min(record.model_bytes as usize);
-        let start = slots.start(slot);
-        let file = flash.read(start..start + bytes)?;
-        if Record::of(file, record.sequence) == record && check(file, arena).is_ok() {
+        let (start, bytes) = (slots.start(slot), record.model_bytes as usize);
+        let file = flash.read(start..start + bytes.min(slots.capacity()))?;
+        if (Stored { slot, record, file }).check(arena).is_ok() {
             return Ok(Some(Installed { slot, record }));
         }
     }

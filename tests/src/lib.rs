@@ -8,4 +8,5 @@ pub mod cost;
 pub mod digits;
 pub mod measured;
 pub mod models;
+pub mod power;
 pub mod probe;

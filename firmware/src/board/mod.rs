@@ -27,8 +27,8 @@ include!(concat!(env!("OUT_DIR"), "/board.rs"));
 
 /// What the board lends the firmware.
 pub struct Board {
-    /// The flash that holds the model's file, and whatever lies behind it.
-    pub model: &'static [u8],
+    /// The flash that holds the models, both slots.
+    pub models: &'static [u8],
     /// RAM for activations.
     pub arena: &'static mut [i8],
 }
@@ -69,7 +69,7 @@ impl Board {
         watchdog::start();
         Some(Self {
             // SAFETY: build.rs took both numbers from board.toml: a region of flash that nothing writes while this runs.
-            model: unsafe { core::slice::from_raw_parts(MODEL_ADDRESS as *const u8, MODEL_BYTES) },
+            models: unsafe { core::slice::from_raw_parts(MODEL_ADDRESS as *const u8, MODEL_BYTES) },
             // SAFETY: `Peripherals::take` gives its value once, so this is the only reference there will be.
             arena: unsafe { &mut *ARENA.0.get() },
         })

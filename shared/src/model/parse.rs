@@ -19,7 +19,7 @@ impl<'a> Model<'a> {
     /// Checks everything: length, magic, version, checksum, descriptor, shapes,
     /// scales, parameter ranges, data flow, memory plan.
     ///
-    /// `bytes` may be longer than the file, such as a whole flash region.
+    /// `bytes` may be longer than the file, such as a whole slot of flash.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
         // In place, and one after the other: a model takes a kilobyte of stack, and so
         // does each of the tables behind these two.

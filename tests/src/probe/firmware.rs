@@ -3,7 +3,7 @@
 
 use shared::report::{Exit, Report};
 use shared::request::{Frame, Kind, Request};
-use shared::slots;
+use shared::slots::{self, Slot};
 use shared::{Engine, Model};
 
 use super::target::Memory;
@@ -198,6 +198,9 @@ impl Firmware {
 
     fn end(&mut self, memory: &mut Memory, exit: Exit) {
         let report = Report {
+            slot: Slot::A,
+            sequence: 1,
+            fell_back: false,
             self_tests: 2,
             self_test_failures: 0,
             inferences: self.answered,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use espalier::data::{self, Part, Source};
 use espalier::device::emulator;
+use espalier::device::slots::Running;
 use espalier::device::verify::{Comparison, compare};
 use espalier::device::{Board, DeviceRun, firmware};
 use serde::Serialize;
@@ -40,6 +41,8 @@ pub struct Cmd {
 #[derive(Serialize)]
 pub struct Compared {
     pub board: &'static str,
+    /// Where the model lies.
+    model: Running,
     /// Mean of the inferences, exact to one tick of the timer in each.
     pub instructions: u64,
     pub inferences: u32,
@@ -93,6 +96,7 @@ impl Compared {
     pub fn new(board: &Board, model: &Model, inputs: &[i8], run: &DeviceRun) -> Self {
         Self {
             board: board.name,
+            model: Running::from(&run.report),
             instructions: run.work_per_inference(),
             inferences: run.report.inferences,
             self_tests: run.report.self_tests,
@@ -117,6 +121,7 @@ impl fmt::Display for Compared {
             "board         {} (emulated: instructions, not cycles)",
             self.board
         )?;
+        writeln!(f, "model         {}", self.model)?;
         writeln!(f, "self-test     {} vectors pass", self.self_tests)?;
         writeln!(f, "inferences    {}", self.inferences)?;
         if self.agreement.not_sure > 0 {

@@ -1,6 +1,7 @@
 //! The boards that the firmware knows.
 
 use serde::Deserialize;
+use shared::slots::Slots;
 
 macro_rules! board {
     ($name:literal) => {
@@ -53,7 +54,7 @@ pub struct Board {
     pub arena: u32,
     /// Flash for the firmware itself.
     pub flash: Region,
-    /// Flash for the model's file.
+    /// Flash for models, two slots: see `shared::slots`.
     pub model: Region,
     /// All RAM.
     pub ram: Region,
@@ -139,15 +140,15 @@ pub enum BoardError {
     },
     /// The model's file is too long.
     #[error(
-        "the model takes {needed} bytes of flash and {board} has {available} for it: compress further, or choose a larger board"
+        "the model takes {needed} bytes of flash and each of the two slots of {board} has {available}: compress further, or choose a larger board"
     )]
     ModelTooLong {
         /// The board.
         board: &'static str,
         /// Bytes of the file.
         needed: u64,
-        /// Bytes of the region.
-        available: u32,
+        /// Bytes that a slot has for it.
+        available: u64,
     },
     /// The model's activations are too large.
     #[error(
@@ -207,17 +208,22 @@ impl Board {
         Ok(())
     }
 
-    /// Refuses a model's file that is longer than its flash region.
+    /// Refuses a model's file that is longer than a slot.
     pub fn admit_file(&self, model_bytes: usize) -> Result<(), BoardError> {
-        if model_bytes as u64 > self.model.bytes.into() {
-            let needed = model_bytes as u64;
+        let capacity = self.slots().capacity();
+        if model_bytes > capacity {
             return Err(BoardError::ModelTooLong {
                 board: self.name,
-                needed,
-                available: self.model.bytes,
+                needed: model_bytes as u64,
+                available: capacity as u64,
             });
         }
         Ok(())
+    }
+
+    /// Where models lie in the region for them.
+    pub fn slots(&self) -> Slots {
+        Slots::new(self.model.bytes as usize)
     }
 
     /// What a count of ticks means: in the emulator instructions, each of which takes one nanosecond there; on a chip
@@ -245,6 +251,8 @@ pub(super) fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> O
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::path::Path;
+
+    use shared::slots::PAGE_BYTES;
 
     use super::*;
 
@@ -322,6 +330,18 @@ mod tests {
     }
 
     #[test]
+    fn slots_are_whole_pages() {
+        for board in all() {
+            assert_eq!(
+                board.model.bytes as usize % (2 * PAGE_BYTES),
+                0,
+                "{}",
+                board.name
+            );
+        }
+    }
+
+    #[test]
     fn a_typing_error_gets_the_nearest_name() {
         let message = Board::named("mps2-an368").unwrap_err().to_string();
         assert!(message.contains("did you mean `mps2-an386`?"), "{message}");
@@ -335,10 +355,10 @@ mod tests {
     #[test]
     fn a_model_that_is_too_large_is_refused() {
         let board = Board::named("microbit").unwrap();
-        let (flash, arena) = (board.model.bytes as usize, board.arena as usize);
-        assert!(board.admit(flash, arena).is_ok());
+        let (slot, arena) = (0x3_0000 / 2 - PAGE_BYTES, board.arena as usize);
+        assert!(board.admit(slot, arena).is_ok());
         assert!(matches!(
-            board.admit(flash + 1, 0),
+            board.admit(slot + 1, 0),
             Err(BoardError::ModelTooLong { .. })
         ));
         assert!(matches!(

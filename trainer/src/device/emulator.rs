@@ -17,6 +17,7 @@ use super::RefusedModel;
 use super::board::{Board, BoardError};
 use super::log::{Words, WordsError};
 use super::run::DeviceRun;
+use super::slots::Image;
 use super::verify::Questions;
 
 const QEMU: &str = "qemu-system-arm";
@@ -119,6 +120,7 @@ fn refusal(exit: &Exit) -> &'static str {
         Exit::HostFiles => {
             "The firmware can not use the run's files: is the temporary folder full?"
         }
+        Exit::NoModel => "The firmware finds no model in either slot.",
         Exit::Success | Exit::SelfTestFailed | Exit::Crashed => "The firmware crashed.",
     }
 }
@@ -136,7 +138,8 @@ pub fn find() -> Result<(), EmulatorError> {
     }
 }
 
-/// Runs a model with the inputs, which lie one behind the other. Kills the emulator when the limit is over.
+/// Runs a model, the only one in flash, with the inputs, which lie one behind the other. Kills the emulator when the
+/// limit is over.
 pub fn run(
     board: &Board,
     elf: &Path,
@@ -144,11 +147,7 @@ pub fn run(
     inputs: &[i8],
     limit: Duration,
 ) -> Result<DeviceRun, EmulatorError> {
-    let questions = Questions {
-        inputs,
-        layers: false,
-    };
-    answer(board, elf, model, questions, limit)
+    answer(board, elf, model, Questions::of(inputs), limit)
 }
 
 /// As [`run`], with what every layer computes where that is asked for.
@@ -159,10 +158,20 @@ pub fn answer(
     questions: Questions,
     limit: Duration,
 ) -> Result<DeviceRun, EmulatorError> {
-    board.admit_file(model.len())?;
+    answer_from(elf, &Image::with(board, model)?, questions, limit)
+}
+
+/// As [`answer`], with all that lies in the slots of a board.
+pub fn answer_from(
+    elf: &Path,
+    image: &Image,
+    questions: Questions,
+    limit: Duration,
+) -> Result<DeviceRun, EmulatorError> {
+    let board = image.board();
     let words = Words::from_elf(&fs::read(elf).map_err(|source| file_error(elf, source))?)?;
     let folder = Folder::new()?;
-    folder.write("model.esp", model)?;
+    folder.write("slots.bin", image.bytes())?;
     folder.write("inputs.bin", bytemuck::cast_slice(questions.inputs))?;
     if questions.layers {
         folder.write("layers.bin", &[])?;
@@ -170,7 +179,7 @@ pub fn answer(
     let ended = Emulator::start(board, elf, &folder)?.wait(limit);
     let log = words.decode(&folder.read("log.bin")?);
     match ended.map_err(|source| file_error(Path::new(QEMU), source))? {
-        Some(status) => outcome(board, model, &folder, status, log),
+        Some(status) => outcome(image, &folder, status, log),
         None => Err(EmulatorError::Timeout {
             limit,
             log: last(&log),
@@ -179,12 +188,12 @@ pub fn answer(
 }
 
 fn outcome(
-    board: &Board,
-    model: &[u8],
+    image: &Image,
     folder: &Folder,
     status: ExitStatus,
     log: Vec<String>,
 ) -> Result<DeviceRun, EmulatorError> {
+    let board = image.board();
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     match code.and_then(Exit::from_code) {
         Some(Exit::Success) => collect(board, folder, log),
@@ -195,7 +204,7 @@ fn outcome(
                 run,
             })
         }
-        Some(Exit::ModelRefused) => Err(RefusedModel::new(model).into()),
+        Some(Exit::ModelRefused) => Err(image.refused().into()),
         Some(exit) => Err(EmulatorError::Refused {
             exit,
             log: last(&log),
@@ -334,7 +343,7 @@ fn command_line(board: &Board, elf: &Path) -> Result<Command, EmulatorError> {
     command.args(["-icount", "shift=0"]);
     command.arg("-kernel").arg(elf);
     command.arg("-device").arg(format!(
-        "loader,file=model.esp,addr={:#x},force-raw=on",
+        "loader,file=slots.bin,addr={:#x},force-raw=on",
         board.model.address
     ));
     Ok(command)
@@ -345,6 +354,8 @@ fn command_line(board: &Board, elf: &Path) -> Result<Command, EmulatorError> {
 mod tests {
     use std::os::unix::process::ExitStatusExt;
 
+    use shared::slots::Slot;
+
     use super::*;
 
     fn board() -> Board {
@@ -353,6 +364,9 @@ mod tests {
 
     fn report(failures: u16) -> Report {
         Report {
+            slot: Slot::A,
+            sequence: 1,
+            fell_back: false,
             self_tests: 2,
             self_test_failures: failures,
             inferences: 1,
@@ -380,6 +394,15 @@ mod tests {
         ExitStatus::from_raw(code << 8)
     }
 
+    fn ended_with(
+        model: &[u8],
+        folder: &Folder,
+        status: ExitStatus,
+        log: Vec<String>,
+    ) -> Result<DeviceRun, EmulatorError> {
+        outcome(&Image::with(&board(), model).unwrap(), folder, status, log)
+    }
+
     #[test]
     fn the_command_line_counts_instructions_and_loads_the_model() {
         let command = command_line(&board(), Path::new("/a.elf")).unwrap();
@@ -393,7 +416,7 @@ mod tests {
             "{line}"
         );
         assert!(
-            line.contains("loader,file=model.esp,addr=0x40000,force-raw=on"),
+            line.contains("loader,file=slots.bin,addr=0x40000,force-raw=on"),
             "{line}"
         );
     }
@@ -407,7 +430,7 @@ mod tests {
 
     #[test]
     fn a_finished_run_is_collected() {
-        let run = outcome(&board(), &[], &finished(0), exit(0), vec![]).unwrap();
+        let run = ended_with(&[], &finished(0), exit(0), vec![]).unwrap();
         assert_eq!(
             (&run.outputs, &run.report, run.work),
             (&vec![1, -1], &report(0), 400)
@@ -417,7 +440,7 @@ mod tests {
 
     #[test]
     fn a_failed_self_test_is_an_error_that_keeps_the_run() {
-        let error = outcome(&board(), &[], &finished(1), exit(10), vec![]).unwrap_err();
+        let error = ended_with(&[], &finished(1), exit(10), vec![]).unwrap_err();
         assert!(
             error
                 .to_string()
@@ -430,7 +453,7 @@ mod tests {
     #[test]
     fn a_refusal_says_what_to_do_and_shows_the_log() {
         let log = vec!["ERROR it has too little".to_owned()];
-        let message = outcome(&board(), &[], &finished(0), exit(12), log)
+        let message = ended_with(&[], &finished(0), exit(12), log)
             .unwrap_err()
             .to_string();
         assert!(
@@ -441,7 +464,7 @@ mod tests {
 
     #[test]
     fn a_refused_model_gets_the_words_that_this_program_has_for_it() {
-        let message = outcome(&board(), b"nothing", &finished(0), exit(11), vec![])
+        let message = ended_with(b"nothing", &finished(0), exit(11), vec![])
             .unwrap_err()
             .to_string();
         assert!(
@@ -454,7 +477,7 @@ mod tests {
     #[test]
     fn a_failure_of_qemu_is_told_from_one_of_the_firmware() {
         for status in [exit(1), ExitStatus::from_raw(6)] {
-            let message = outcome(&board(), &[], &finished(0), status, vec![])
+            let message = ended_with(&[], &finished(0), status, vec![])
                 .unwrap_err()
                 .to_string();
             assert!(message.contains("qemu: nonsense"), "{message}");
@@ -469,7 +492,7 @@ mod tests {
             "R00=0\n".repeat(40)
         );
         folder.write("stderr.txt", said.as_bytes()).unwrap();
-        let message = outcome(&board(), &[], &folder, ExitStatus::from_raw(6), vec![])
+        let message = ended_with(&[], &folder, ExitStatus::from_raw(6), vec![])
             .unwrap_err()
             .to_string();
         assert!(message.contains("`stack` in board.toml"), "{message}");
@@ -480,7 +503,7 @@ mod tests {
         let folder = finished(0);
         folder.write("report.bin", &[]).unwrap();
         assert!(matches!(
-            outcome(&board(), &[], &folder, exit(0), vec![]),
+            ended_with(&[], &folder, exit(0), vec![]),
             Err(EmulatorError::NoReport)
         ));
     }

@@ -7,6 +7,7 @@
 //! | [`toolchain`] | finds a compiler for the chip |
 //! | [`firmware`] | builds the firmware for a board |
 //! | [`footprint`] | flash and RAM of a built firmware |
+//! | [`slots`] | what lies in a board's slots for models |
 //! | [`emulator`] | runs it in QEMU |
 //! | [`probe`] | puts it on a real board, hears it and asks it questions |
 //! | [`run`] | what a device answered |
@@ -21,6 +22,7 @@ pub mod footprint;
 pub mod log;
 pub mod probe;
 pub mod run;
+pub mod slots;
 pub mod toolchain;
 pub mod verify;
 

@@ -14,6 +14,16 @@ pub struct Questions<'q> {
     pub layers: bool,
 }
 
+impl<'q> Questions<'q> {
+    /// The answers to these inputs alone.
+    pub fn of(inputs: &'q [i8]) -> Self {
+        Self {
+            inputs,
+            layers: false,
+        }
+    }
+}
+
 /// How far a device and this machine agree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Comparison {

@@ -244,7 +244,7 @@ impl Page<'_> {
             Some(Limit { name, is, most, of })
         };
         let whole = |bytes: Option<usize>| bytes.map(|bytes| bytes as u64);
-        let flash = u64::from(board.flash.bytes) + u64::from(board.model.bytes);
+        let flash = u64::from(board.flash.bytes) + board.slots().capacity() as u64;
         [
             limit(
                 "flash, bytes",

@@ -302,6 +302,7 @@ fn stopped(exit: &Exit) -> &'static str {
         Exit::ArenaTooSmall => {
             "the model's activations do not fit into the board's RAM; compress further, or choose a larger board"
         }
+        Exit::NoModel => "no model lies in its slots; flash one",
         Exit::WrongInputs => {
             "the inputs do not have the size of its model's input; preprocess them for this model"
         }

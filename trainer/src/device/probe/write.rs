@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use indicatif::ProgressBar;
 use serde::Serialize;
-use shared::slots::{self, Flash, InstallError, PAGE_BYTES, Record, Slot, Slots};
+use shared::slots::{self, Flash, InstallError, PAGE_BYTES, Record, Slot};
 
 use super::error::ProbeError;
 use super::link::{Link, LinkError};
@@ -41,7 +41,7 @@ pub(super) fn check_layout(
             model,
         });
     }
-    let second = model + slots(board).start(Slot::B) as u64;
+    let second = model + board.slots().start(Slot::B) as u64;
     let shared = sector(link, board, second)?.start;
     match shared == second {
         true => Ok(()),
@@ -50,10 +50,6 @@ pub(super) fn check_layout(
             sector: shared,
         }),
     }
-}
-
-fn slots(board: &Board) -> Slots {
-    Slots::new(board.model.bytes as usize)
 }
 
 fn sector(link: &dyn Link, board: &Board, address: u64) -> Result<Range<u64>, ProbeError> {
@@ -207,7 +203,7 @@ pub(super) fn write_model(
     board: &Board,
     model: &[u8],
 ) -> Result<(Slot, bool), ProbeError> {
-    let slots = slots(board);
+    let slots = board.slots();
     let mut arena = vec![0; board.arena as usize];
     let mut region = Region::new(link, board);
     let working = slots::working(&mut region, slots, &mut arena);
