@@ -179,35 +179,39 @@ mod tests {
     fn instructions_are_told_apart() {
         // Encodings of the ARMv7-M Architecture Reference Manual, A7.7.
         for (first, second, kind, bytes) in [
-            (0x4288, 0, Kind::Plain, 2),              // CMP r0, r1
-            (0x4348, 0, Kind::Plain, 2),              // MULS r0, r1
-            (0x6808, 0, Kind::Single, 2),             // LDR r0, [r1]
-            (0x5c08, 0, Kind::Single, 2),             // LDRB r0, [r1, r0]
-            (0x4801, 0, Kind::Single, 2),             // LDR r0, [pc, #4]
-            (0x9001, 0, Kind::Single, 2),             // STR r0, [sp, #4]
-            (0xb5f0, 0, Kind::Several(5), 2),         // PUSH {r4-r7, lr}
-            (0xbd10, 0, Kind::Several(2), 2),         // POP {r4, pc}
-            (0xc903, 0, Kind::Several(2), 2),         // LDM r1!, {r0, r1}
-            (0xd0fe, 0, Kind::Branch, 2),             // BEQ
-            (0xe7fe, 0, Kind::Branch, 2),             // B
-            (0x4770, 0, Kind::Branch, 2),             // BX lr
-            (0xb110, 0, Kind::Branch, 2),             // CBZ r0
-            (0xbf00, 0, Kind::Plain, 2),              // NOP
-            (0xf000, 0xf800, Kind::Call, 4),          // BL
-            (0xf000, 0xb800, Kind::Branch, 4),        // B.W
-            (0xf000, 0x8000, Kind::Branch, 4),        // BEQ.W
-            (0xf851, 0x0b04, Kind::Single, 4),        // LDR r0, [r1], #4
-            (0xe9d1, 0x2300, Kind::Several(2), 4),    // LDRD r2, r3, [r1]
-            (0xe92d, 0x4ff0, Kind::Several(9), 4),    // PUSH {r4-r11, lr}
-            (0xe8df, 0xf000, Kind::Branch, 4),        // TBB [pc, r0]
-            (0xfb20, 0x3002, Kind::Plain, 4),         // SMLAD r0, r0, r2, r3
-            (0xfb90, 0xf0f1, Kind::Divide, 4),        // SDIV r0, r0, r1
-            (0xfbb0, 0xf0f1, Kind::Divide, 4),        // UDIV r0, r0, r1
-            (0xfb80, 0x2301, Kind::Plain, 4),         // SMULL r2, r3, r0, r1
-            (0xf04f, 0x0001, Kind::Plain, 4),         // MOV.W r0, #1
-            (0xea4f, 0x0001, Kind::Plain, 4),         // MOV.W r0, r1
+            (0x4288, 0, Kind::Plain, 2),           // CMP r0, r1
+            (0x4348, 0, Kind::Plain, 2),           // MULS r0, r1
+            (0x6808, 0, Kind::Single, 2),          // LDR r0, [r1]
+            (0x5c08, 0, Kind::Single, 2),          // LDRB r0, [r1, r0]
+            (0x4801, 0, Kind::Single, 2),          // LDR r0, [pc, #4]
+            (0x9001, 0, Kind::Single, 2),          // STR r0, [sp, #4]
+            (0xb5f0, 0, Kind::Several(5), 2),      // PUSH {r4-r7, lr}
+            (0xbd10, 0, Kind::Several(2), 2),      // POP {r4, pc}
+            (0xc903, 0, Kind::Several(2), 2),      // LDM r1!, {r0, r1}
+            (0xd0fe, 0, Kind::Branch, 2),          // BEQ
+            (0xe7fe, 0, Kind::Branch, 2),          // B
+            (0x4770, 0, Kind::Branch, 2),          // BX lr
+            (0xb110, 0, Kind::Branch, 2),          // CBZ r0
+            (0xbf00, 0, Kind::Plain, 2),           // NOP
+            (0xf000, 0xf800, Kind::Call, 4),       // BL
+            (0xf000, 0xb800, Kind::Branch, 4),     // B.W
+            (0xf000, 0x8000, Kind::Branch, 4),     // BEQ.W
+            (0xf851, 0x0b04, Kind::Single, 4),     // LDR r0, [r1], #4
+            (0xe9d1, 0x2300, Kind::Several(2), 4), // LDRD r2, r3, [r1]
+            (0xe92d, 0x4ff0, Kind::Several(9), 4), // PUSH {r4-r11, lr}
+            (0xe8df, 0xf000, Kind::Branch, 4),     // TBB [pc, r0]
+            (0xfb20, 0x3002, Kind::Plain, 4),      // SMLAD r0, r0, r2, r3
+            (0xfb90, 0xf0f1, Kind::Divide, 4),     // SDIV r0, r0, r1
+            (0xfbb0, 0xf0f1, Kind::Divide, 4),     // UDIV r0, r0, r1
+            (0xfb80, 0x2301, Kind::Plain, 4),      // SMULL r2, r3, r0, r1
+            (0xf04f, 0x0001, Kind::Plain, 4),      // MOV.W r0, #1
+            (0xea4f, 0x0001, Kind::Plain, 4),      // MOV.W r0, r1
         ] {
-            assert_eq!(decode(first, second), (kind, bytes), "{first:#x} {second:#x}");
+            assert_eq!(
+                decode(first, second),
+                (kind, bytes),
+                "{first:#x} {second:#x}"
+            );
         }
     }
 

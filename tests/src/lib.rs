@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod command;
 pub mod cost;
+pub mod cycles;
 pub mod digits;
 pub mod measured;
 pub mod models;

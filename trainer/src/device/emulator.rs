@@ -4,7 +4,7 @@
 //! run gives the same number. The firmware reads and writes files of a folder that lives as long as the run.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
@@ -187,6 +187,55 @@ pub fn answer_from(
     }
 }
 
+/// Runs the model's self-test one instruction at a time, slowly: `each` gets the address of
+/// every instruction and the name of the function that it belongs to.
+pub fn trace(
+    board: &Board,
+    elf: &Path,
+    model: &[u8],
+    mut each: impl FnMut(u32, &str),
+) -> Result<(), EmulatorError> {
+    let folder = Folder::new()?;
+    folder.write("slots.bin", Image::with(board, model)?.bytes())?;
+    folder.write("inputs.bin", &[])?;
+    let mut command = command_line(board, elf)?;
+    command
+        .args(["-singlestep", "-d", "exec,nochain"])
+        .current_dir(folder.0.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut emulator = Emulator::spawn(command)?;
+    let broken = |source| file_error(Path::new(QEMU), source);
+    let mut lines = emulator.0.stderr.take().map(BufReader::new);
+    let mut line = String::new();
+    while let Some(lines) = &mut lines
+        && lines.read_line(&mut line).map_err(broken)? > 0
+    {
+        if let Some((address, function)) = traced(&line) {
+            each(address, function);
+        }
+        line.clear();
+    }
+    let status = emulator.0.wait().map_err(broken)?;
+    match status.code().and_then(|code| u8::try_from(code).ok()) {
+        Some(code) if Exit::from_code(code) == Some(Exit::Success) => Ok(()),
+        _ => Err(EmulatorError::Broken {
+            status,
+            stderr: String::new(),
+            log: String::new(),
+        }),
+    }
+}
+
+/// Address and function of a line such as `Trace 0: 0x7f.. [00800400/00009bb2/..] main`.
+fn traced(line: &str) -> Option<(u32, &str)> {
+    let (_, rest) = line.strip_prefix("Trace ")?.split_once('[')?;
+    let (places, function) = rest.split_once(']')?;
+    let address = places.split('/').nth(1)?;
+    Some((u32::from_str_radix(address, 16).ok()?, function.trim()))
+}
+
 fn outcome(
     image: &Image,
     folder: &Folder,
@@ -305,6 +354,10 @@ impl Emulator {
         command
             .stdout(folder.create("log.bin")?)
             .stderr(folder.create("stderr.txt")?);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Result<Self, EmulatorError> {
         match command.spawn() {
             Ok(child) => Ok(Self(child)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -419,6 +472,13 @@ mod tests {
             line.contains("loader,file=slots.bin,addr=0x40000,force-raw=on"),
             "{line}"
         );
+    }
+
+    #[test]
+    fn a_traced_instruction_has_an_address_and_a_function() {
+        let line = "Trace 0: 0x7f11f832ae00 [00800400/00009bb2/00000010/ff020201] conv2d\n";
+        assert_eq!(traced(line), Some((0x9bb2, "conv2d")));
+        assert_eq!(traced("qemu: nonsense"), None);
     }
 
     #[test]

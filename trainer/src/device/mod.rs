@@ -9,6 +9,7 @@
 //! | [`footprint`] | flash and RAM of a built firmware |
 //! | [`slots`] | what lies in a board's slots for models |
 //! | [`emulator`] | runs it in QEMU |
+//! | [`cycles`] | estimates what that takes on a real core |
 //! | [`probe`] | puts it on a real board, hears it and asks it questions |
 //! | [`run`] | what a device answered |
 //! | [`verify`] | compares that with this machine |
@@ -16,6 +17,7 @@
 
 pub mod board;
 pub mod chips;
+pub mod cycles;
 pub mod emulator;
 pub mod firmware;
 pub mod footprint;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use espalier::device::chips::Chip;
+use espalier::device::cycles::{Basis, Estimate};
 use espalier::device::emulator;
 use espalier::device::footprint::Footprint;
 use espalier::device::{Board, DeviceRun, firmware};
@@ -62,6 +63,9 @@ pub struct Cost {
     /// Arena, statics and stack.
     pub ram_bytes: u64,
     pub instructions: u64,
+    /// What they may take on a real core.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cycles: Option<Estimate>,
     pub macs: u64,
     pub params: usize,
     pub nonzeros: usize,
@@ -138,6 +142,7 @@ impl Cost {
             stack_bytes,
             ram_bytes: model.arena_bytes() as u64 + firmware.statics() + u64::from(stack_bytes),
             instructions: run.work_per_inference(),
+            cycles: Estimate::of(board, run.work_per_inference()),
             macs: layers.iter().map(|layer| layer.macs).sum(),
             params,
             nonzeros,
@@ -232,6 +237,18 @@ impl fmt::Display for Cost {
             thousands(self.macs),
             self.board
         )?;
+        if let Some(estimate) = &self.cycles {
+            let basis = match estimate.basis {
+                Basis::Table => "Arm's table of its core",
+                Basis::CoreMark => "the Cortex-M4's table and CoreMark",
+            };
+            writeln!(
+                f,
+                "about {} to {} cycles without wait states, by {basis}: an estimate, which no board has confirmed",
+                thousands(estimate.least),
+                thousands(estimate.most)
+            )?;
+        }
         if let Some(verdict) = &self.chip {
             let word = if verdict.fits { "fits" } else { "does not fit" };
             let Chip {
