@@ -4,8 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use espalier_tests::command::can_emulate;
+use espalier::device::Board;
+use espalier::device::cycles::per_instruction;
+use espalier_tests::command::{can_emulate, workspace};
 use espalier_tests::cost::Costs;
+use espalier_tests::cycles::mix;
 use serde::Deserialize;
 
 /// What each may cost, by the name of the network or layer.
@@ -95,4 +98,18 @@ fn the_engine_stays_within_its_budget() {
         "over the budget of tests/budget.toml, see `tests/bench engine`:\n{}",
         over.join("\n")
     );
+}
+
+#[test]
+fn the_estimate_of_cycles_is_what_the_tables_give() {
+    if !can_emulate("the_estimate_of_cycles_is_what_the_tables_give") {
+        return;
+    }
+    let board = Board::named("mps2-an386").unwrap();
+    let model = workspace().join("examples/fashion-mnist/fast/model.esp");
+    let mix = mix(&board, &std::fs::read(model).unwrap()).unwrap();
+    let per = |cycles: u64| cycles as f64 / mix.instructions as f64;
+    let [least, most] = mix.cortex_m4().map(per);
+    let [low, high] = per_instruction(&board).unwrap();
+    assert!(low <= least && most <= high, "{least} to {most}");
 }
