@@ -70,7 +70,7 @@ fn a_search_keeps_within_every_limit() {
     let limits = [
         ("--target-params", "1200", "params"),
         ("--target-model-bytes", "1800", "model_bytes"),
-        ("--target-flash", "42000", "on_chip/flash_bytes"),
+        ("--target-flash", "44000", "on_chip/flash_bytes"),
         ("--target-ram", "7000", "on_chip/ram_bytes"),
         ("--target-instructions", "250000", "on_chip/instructions"),
     ];
@@ -307,7 +307,12 @@ fn is_what_its_receipt_says(folder: &Path) {
     let receipt = fs::read_to_string(folder.join("receipt.json")).unwrap();
     let receipt: Value = serde_json::from_str(&receipt).unwrap();
     let inspected = json(folder, ["inspect", "model.esp"]);
-    let written = &receipt["exported_again"]["model_bytes"];
+    let last = receipt["steps"].as_array().and_then(|steps| steps.last());
+    let again = &receipt["exported_again"]["model_bytes"];
+    let written = match again.is_null() {
+        true => &last.unwrap()["model_bytes"],
+        false => again,
+    };
     assert_eq!(&inspected["model_bytes"], written);
     // Channels that cannot change the output are in no file.
     for key in ["params", "nonzeros"] {
