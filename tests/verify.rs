@@ -192,4 +192,7 @@ fn the_command_compares_every_layer_on_two_chips() {
     assert_eq!(verified["inferences"], verified["self_tests"]);
     let called = call(&workspace(), ["verify", model, "nowhere"]);
     assert!(!called.success && called.stderr.contains("nowhere"));
+    // An emulated board has no probe to listen through.
+    let called = call(&workspace(), ["monitor", "--board", "mps2-an386"]);
+    assert!(!called.success && called.stderr.contains("is an emulated board"));
 }

@@ -139,8 +139,8 @@ pub fn monitor(
     options: &Options,
     on_log: &mut dyn FnMut(&str),
 ) -> Result<(), ProbeError> {
-    let program = read(elf)?;
     let mut link = attach(probes, options.probe, board)?;
+    let program = read(elf)?;
     if !write::holds(&mut *link, board, &program)? {
         return Err(ProbeError::OtherFirmware(board.name));
     }
