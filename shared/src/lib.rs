@@ -15,7 +15,7 @@
 //! static MODEL: &[u8] = include_bytes!("../../examples/fashion-mnist/4k/model.esp");
 //!
 //! let model = Model::parse(MODEL)?; // every check happens here
-//! let mut arena = [0; 8 * 1024]; // `espalier inspect` says how many bytes
+//! let mut arena = [0; 9 * 1024]; // `espalier inspect` says how many bytes
 //! let mut engine = Engine::new(&model, &mut arena)?; // or: how many are missing
 //! let picture = [0; 28 * 28]; // bytes of pixels, row by row, in the input's shape
 //! engine.infer(|input| model.preprocessing().quantise(&picture, input)); // as often as there are pictures
