@@ -6,12 +6,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use espalier::device::footprint::Footprint;
+use espalier::device::verify::compare;
 use espalier::device::{Board, emulator, firmware};
 use espalier::quantise::{Block, ModelFile, WrittenLayer, layout};
 use serde_json::{Map, Value, json};
+use shared::Model;
 use shared::kernels::Storage;
 use shared::layer::{Activation, Conv2d, Dense, DepthwiseConv2d, Layer, Padding, Shape, Size2};
-use shared::{Engine, Model};
 
 use crate::models::{Random, preset, prune, share, single};
 
@@ -180,7 +181,7 @@ fn measure(board: &Board, elf: &Path, name: &'static str, file: &ModelFile) -> C
         instructions: run.work_per_inference(),
         arena_bytes: model.arena_bytes(),
         stack_bytes: run.report.stack_bytes,
-        mismatched_bytes: differing(&run.outputs, &host_outputs(&model, &inputs)),
+        mismatched_bytes: compare(&model, &inputs, &run).mismatched_bytes,
         estimate: estimate(&model),
     }
 }
@@ -255,21 +256,6 @@ fn stored(file: &ModelFile) -> Vec<(String, ModelFile)> {
         .into_iter()
         .map(|(name, storage, zeros, step)| (name.to_owned(), store(file, storage, zeros, step)));
     others.chain(sparse).collect()
-}
-
-fn host_outputs(model: &Model, inputs: &[i8]) -> Vec<i8> {
-    let mut arena = vec![0; model.arena_bytes()];
-    let mut engine = Engine::new(model, &mut arena).expect("an arena as large as the model says");
-    let mut outputs = Vec::new();
-    for input in inputs.chunks_exact(model.input_shape().len()) {
-        outputs.extend_from_slice(engine.infer(|to| to.copy_from_slice(input)));
-    }
-    outputs
-}
-
-/// Bytes that differ, a missing one counted as well.
-fn differing(a: &[i8], b: &[i8]) -> usize {
-    a.iter().zip(b).filter(|(a, b)| a != b).count() + a.len().abs_diff(b.len())
 }
 
 fn networks() -> impl Iterator<Item = (&'static str, ModelFile)> {

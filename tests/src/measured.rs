@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use espalier::data::{self, Part, Source};
+use espalier::device::verify::compare;
 use espalier::device::{Board, emulator};
 use espalier::score::Score;
 use espalier::simulate::{self, inputs, options};
@@ -38,16 +39,14 @@ impl Measured {
         let mut test = data::load(source, Part::Test, &options(&model))?;
         let score = simulate::simulate(&model, &test)?;
         test.pictures.truncate(EMULATED);
-        let run = emulator::run(board, elf, bytes, &inputs(&model, &test), LIMIT)?;
-        let expected = simulate::outputs(&model, &test);
-        let pairs = run.outputs.iter().zip(&expected);
-        let differ = pairs.filter(|(a, b)| a != b).count();
+        let inputs = inputs(&model, &test);
+        let run = emulator::run(board, elf, bytes, &inputs, LIMIT)?;
         let params = model.steps().filter_map(|step| model.params(&step));
         Ok(Self {
             params: params.map(|p| p.weights() + p.channels).sum(),
             score,
             instructions: run.work_per_inference(),
-            mismatched: differ + run.outputs.len().abs_diff(expected.len()),
+            mismatched: compare(&model, &inputs, &run).mismatched_bytes,
         })
     }
 }

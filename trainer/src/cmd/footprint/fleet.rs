@@ -72,8 +72,7 @@ impl Room {
 impl FleetFlags {
     /// The chips that are asked for, before anything is measured.
     pub fn chips(&self) -> Result<Option<Vec<&'static Chip>>, Error> {
-        let chips = self.chips.as_ref().map(Chip::matching).transpose()?;
-        Ok(chips)
+        Ok(self.chips.as_ref().map(Chip::matching).transpose()?)
     }
 
     /// Those that take the model.
