@@ -14,6 +14,7 @@ use burn::tensor::activation::{relu, softmax};
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 use shared::layer::{Activation, Layer, Padding, Pool2d, Shape, Size2};
 
+use super::kernels::{self, Convolution, Windows};
 use super::{Network, Node, Role};
 use crate::checkpoint::{Array, Checkpoint, InputScale, NORM_EPSILON, channel_of};
 use crate::quantise::Grid;
@@ -211,7 +212,8 @@ impl FloatNetwork {
         let there = values.len() - 1;
         for (index, (node, layer)) in layers.enumerate().take(count).skip(there) {
             let before_dense = |x| before_dense(index, x);
-            values.push(layer.forward(node, &values, &before_dense));
+            let shape = self.network.input_of(node);
+            values.push(layer.forward(node, shape, &values, &before_dense));
         }
         values
     }
@@ -221,15 +223,40 @@ impl FloatLayer {
     fn forward(
         &self,
         node: &Node,
+        shape: Shape,
         values: &[Tensor<4>],
         before_dense: &dyn Fn(Tensor<2>) -> Tensor<2>,
     ) -> Tensor<4> {
         let input = |index: usize| values[node.inputs[index]].clone();
         let x = input(0);
+        let windows = node
+            .layer
+            .window(shape)
+            .filter(|_| kernels::run_on(&x.device()));
+        let windows = windows.map(|window| Windows::new(window, shape, node.output));
+        // A kernel activates what it stores, unless batch normalisation is between.
+        let (within, behind) = match (&self.conv, windows, &self.norm) {
+            (Some(_), Some(_), None) => (node.layer.activation(), Activation::None),
+            _ => (Activation::None, node.layer.activation()),
+        };
         let y = match (&node.layer, &self.conv, &self.dense) {
-            (_, Some(conv), _) => conv.forward(x),
+            (layer, Some(conv), _) => match windows {
+                Some(windows) => {
+                    let depthwise = matches!(layer, Layer::DepthwiseConv2d(_));
+                    let convolution = Convolution {
+                        windows,
+                        depthwise,
+                        activation: within,
+                    };
+                    kernels::convolve(x, conv, convolution)
+                }
+                None => conv.forward(x),
+            },
             (_, _, Some(dense)) => column(dense.forward(before_dense(flat(x)))),
-            (Layer::MaxPool2d(pool), ..) => max_pool(pool, x),
+            (Layer::MaxPool2d(pool), ..) => match windows {
+                Some(windows) => kernels::max_pool(x, windows),
+                None => max_pool(pool, x),
+            },
             (Layer::AvgPool2d(pool), ..) => average_pool(pool, x),
             (Layer::GlobalAvgPool2d, ..) => x.mean_dim(3).mean_dim(2),
             (Layer::Add(_), ..) => x + input(1),
@@ -241,7 +268,7 @@ impl FloatLayer {
             Some(norm) => norm.forward(y),
             None => y,
         };
-        match node.layer.activation() {
+        match behind {
             Activation::None => y,
             Activation::Relu => relu(y),
             Activation::Relu6 => y.clamp(0.0, 6.0),

@@ -5,6 +5,7 @@
 
 mod float;
 mod init;
+mod kernels;
 mod spec;
 
 use serde::{Deserialize, Serialize};
