@@ -103,14 +103,7 @@ fn columns(x: &Flat, pictures: usize, channels: usize, windows: Windows) -> Flat
             for (picture, out) in out.chunks_exact_mut(count).enumerate() {
                 let x = &x[(picture * channels + channel) * plane..][..plane];
                 for row in windows.rows(place) {
-                    let (out, x) = (&mut out[row.out], &x[row.input]);
-                    match windows.step() {
-                        1 => out.copy_from_slice(x),
-                        step => {
-                            let x = x.iter().step_by(step);
-                            out.iter_mut().zip(x).for_each(|(out, x)| *out = *x);
-                        }
-                    }
+                    windows.gather(&row, x, out, |out, x| *out = x);
                 }
             }
         });
@@ -128,9 +121,7 @@ fn from_columns(columns: &Flat, pictures: usize, channels: usize, windows: Windo
             let line = (channel * area + place) * pictures + picture;
             let columns = &columns[line * count..][..count];
             for row in windows.rows(place) {
-                let x = x[row.input].iter_mut().step_by(windows.step());
-                x.zip(&columns[row.out])
-                    .for_each(|(x, column)| *x += column);
+                windows.scatter(&row, columns, x, |x, column| *x += column);
             }
         }
     });

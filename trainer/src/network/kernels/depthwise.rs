@@ -36,9 +36,7 @@ pub(super) fn forward(
         y.fill(bias[filter]);
         for (place, &weight) in weight[filter * area..][..area].iter().enumerate() {
             for row in windows.rows(place) {
-                let x = x[row.input].iter().step_by(windows.step());
-                let y = y[row.out].iter_mut();
-                y.zip(x).for_each(|(y, x)| *y += weight * x);
+                windows.gather(&row, x, y, |y, x| *y += weight * x);
             }
         }
         activate(activation, y);
@@ -92,12 +90,9 @@ pub(super) fn backward(
                 to_filter[area] = sums.iter().sum();
                 for (place, &weight) in weight[filter * area..][..area].iter().enumerate() {
                     for row in windows.rows(place) {
-                        let sums = &sums[row.out];
-                        let x = x[row.input.clone()].iter().step_by(windows.step());
-                        to_filter[place] += x.zip(sums).map(|(x, sum)| x * sum).sum::<f32>();
+                        to_filter[place] += windows.dot(&row, x, &sums);
                         if with_x {
-                            let to_x = to_x[row.input].iter_mut().step_by(windows.step());
-                            to_x.zip(sums).for_each(|(x, sum)| *x += weight * sum);
+                            windows.scatter(&row, &sums, to_x, |x, sum| *x += weight * sum);
                         }
                     }
                 }

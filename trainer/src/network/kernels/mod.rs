@@ -209,11 +209,14 @@ fn activate(activation: Activation, values: &mut [f32]) {
 
 /// Writes the gradients before an activation, from those behind it and its outputs.
 fn deactivate(activation: Activation, y: &[f32], grad: &[f32], out: &mut [f32]) {
-    let passes: fn(f32) -> bool = match activation {
-        Activation::None => return out.copy_from_slice(grad),
-        Activation::Relu => |y| y > 0.0,
-        Activation::Relu6 => |y| y > 0.0 && y < 6.0,
-    };
+    match activation {
+        Activation::None => out.copy_from_slice(grad),
+        Activation::Relu => pass(y, grad, out, |y| y > 0.0),
+        Activation::Relu6 => pass(y, grad, out, |y| y > 0.0 && y < 6.0),
+    }
+}
+
+fn pass(y: &[f32], grad: &[f32], out: &mut [f32], passes: impl Fn(f32) -> bool) {
     for ((out, &y), &grad) in out.iter_mut().zip(y).zip(grad) {
         *out = if passes(y) { grad } else { 0.0 };
     }

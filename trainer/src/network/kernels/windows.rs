@@ -55,9 +55,51 @@ impl Windows {
         self.output[0] * self.output[1]
     }
 
-    /// From one input to the next in a [`Row`].
+    /// Changes each output of a row by the input behind it.
+    pub fn gather(&self, row: &Row, x: &[f32], y: &mut [f32], change: impl Fn(&mut f32, f32)) {
+        let (x, y) = (&x[row.input.clone()], &mut y[row.out.clone()]);
+        // Without steps between them the compiler takes several at once.
+        match self.stride[1] {
+            1 => y.iter_mut().zip(x).for_each(|(y, &x)| change(y, x)),
+            step => {
+                let x = x.iter().step_by(step);
+                y.iter_mut().zip(x).for_each(|(y, &x)| change(y, x));
+            }
+        }
+    }
+
+    /// Changes each input of a row by the output before it.
+    pub fn scatter(&self, row: &Row, y: &[f32], x: &mut [f32], change: impl Fn(&mut f32, f32)) {
+        let (x, y) = (&mut x[row.input.clone()], &y[row.out.clone()]);
+        match self.stride[1] {
+            1 => x.iter_mut().zip(y).for_each(|(x, &y)| change(x, y)),
+            step => {
+                let x = x.iter_mut().step_by(step);
+                x.zip(y).for_each(|(x, &y)| change(x, y));
+            }
+        }
+    }
+
+    /// The sum of the products of a row's inputs and outputs.
+    pub fn dot(&self, row: &Row, x: &[f32], y: &[f32]) -> f32 {
+        let (x, y) = (&x[row.input.clone()], &y[row.out.clone()]);
+        match self.stride[1] {
+            1 => x.iter().zip(y).map(|(x, y)| x * y).sum(),
+            step => x.iter().step_by(step).zip(y).map(|(x, y)| x * y).sum(),
+        }
+    }
+
+    /// From one input of a [`Row`] to the next.
     pub fn step(&self) -> usize {
         self.stride[1]
+    }
+
+    /// Whether windows of 2x2 lie side by side, all inside the plane.
+    pub fn halve(&self) -> bool {
+        let inside = |side: usize| 2 * self.output[side] <= self.input[side];
+        (self.kernel, self.stride, self.before) == ([2, 2], [2, 2], [0, 0])
+            && inside(0)
+            && inside(1)
     }
 
     /// For one place of the window, the rows that are inside the plane.
