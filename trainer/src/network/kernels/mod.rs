@@ -78,7 +78,7 @@ trait Kernels: Backend {
 impl Kernels for Flex {
     fn convolve(x: Flat, weight: Flat, bias: Flat, convolution: Convolution) -> Flat {
         match convolution.depthwise {
-            true => depthwise::forward(x, weight, bias, convolution),
+            true => depthwise::forward(x, weight, bias, convolution).0,
             false => convolution::forward(x, weight, bias, convolution).0,
         }
     }
@@ -104,18 +104,11 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
         match Convolved.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::UnTracked(prep) => prep.finish(Flex::convolve(x, weight, bias, convolution)),
             OpsKind::Tracked(prep) => {
-                let seen = match convolution.depthwise {
-                    true => {
-                        let y = depthwise::forward(x.clone(), weight.clone(), bias, convolution);
-                        (x, y)
-                    }
-                    false => {
-                        let (y, columns) =
-                            convolution::forward(x, weight.clone(), bias, convolution);
-                        (columns, y)
-                    }
+                let (y, seen) = match convolution.depthwise {
+                    true => depthwise::forward(x, weight.clone(), bias, convolution),
+                    false => convolution::forward(x, weight.clone(), bias, convolution),
                 };
-                let y = seen.1.clone();
+                let seen = (seen, y.clone());
                 prep.finish((seen, weight, convolution), y)
             }
         }
@@ -137,7 +130,7 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
 struct Convolved;
 
 impl Backward<Flex, 3> for Convolved {
-    /// The input (depthwise) or its columns, the output; the weights.
+    /// The input as the forward pass laid it out, and the output; the weights.
     type State = ((Flat, Flat), Flat, Convolution);
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {

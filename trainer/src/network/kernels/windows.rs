@@ -80,15 +80,6 @@ impl Windows {
         }
     }
 
-    /// The sum of the products of a row's inputs and outputs.
-    pub fn dot(&self, row: &Row, x: &[f32], y: &[f32]) -> f32 {
-        let (x, y) = (&x[row.input.clone()], &y[row.out.clone()]);
-        match self.stride[1] {
-            1 => x.iter().zip(y).map(|(x, y)| x * y).sum(),
-            step => x.iter().step_by(step).zip(y).map(|(x, y)| x * y).sum(),
-        }
-    }
-
     /// From one input of a [`Row`] to the next.
     pub fn step(&self) -> usize {
         self.stride[1]
@@ -121,6 +112,27 @@ impl Windows {
                     input: input..input + span,
                 }
             })
+    }
+
+    /// The same over values of which each has `lanes` numbers: ranges of inputs and outputs
+    /// that belong together number by number.
+    pub fn pairs(
+        &self,
+        place: usize,
+        lanes: usize,
+    ) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + '_ {
+        let wide = move |range: Range<usize>| range.start * lanes..range.end * lanes;
+        // Without steps between them, a row at once.
+        let (parts, step) = match self.stride[1] {
+            1 => (None, 1),
+            step => (Some(1), step),
+        };
+        self.rows(place).flat_map(move |Row { out, input }| {
+            let length = parts.unwrap_or(out.len());
+            let outs = out.step_by(length);
+            outs.zip(input.step_by(length * step))
+                .map(move |(out, input)| (wide(input..input + length), wide(out..out + length)))
+        })
     }
 
     /// In one direction, the windows of which a place is inside the plane.
