@@ -11,3 +11,4 @@ pub mod measured;
 pub mod models;
 pub mod power;
 pub mod probe;
+pub mod speed;

@@ -79,7 +79,7 @@ impl Kernels for Flex {
     fn convolve(x: Flat, weight: Flat, bias: Flat, convolution: Convolution) -> Flat {
         match convolution.depthwise {
             true => depthwise::forward(x, weight, bias, convolution).0,
-            false => convolution::forward(x, weight, bias, convolution).0,
+            false => convolution::forward(x, weight, bias, convolution),
         }
     }
 
@@ -106,7 +106,10 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
             OpsKind::Tracked(prep) => {
                 let (y, seen) = match convolution.depthwise {
                     true => depthwise::forward(x, weight.clone(), bias, convolution),
-                    false => convolution::forward(x, weight.clone(), bias, convolution),
+                    false => {
+                        let y = convolution::forward(x.clone(), weight.clone(), bias, convolution);
+                        (y, x)
+                    }
                 };
                 let seen = (seen, y.clone());
                 prep.finish((seen, weight, convolution), y)

@@ -55,21 +55,9 @@ impl Windows {
         self.output[0] * self.output[1]
     }
 
-    /// Changes each output of a row by the input behind it.
-    pub fn gather(&self, row: &Row, x: &[f32], y: &mut [f32], change: impl Fn(&mut f32, f32)) {
-        let (x, y) = (&x[row.input.clone()], &mut y[row.out.clone()]);
-        // Without steps between them the compiler takes several at once.
-        match self.stride[1] {
-            1 => y.iter_mut().zip(x).for_each(|(y, &x)| change(y, x)),
-            step => {
-                let x = x.iter().step_by(step);
-                y.iter_mut().zip(x).for_each(|(y, &x)| change(y, x));
-            }
-        }
-    }
-
     /// Changes each input of a row by the output before it.
     pub fn scatter(&self, row: &Row, y: &[f32], x: &mut [f32], change: impl Fn(&mut f32, f32)) {
+        // Without steps between them the compiler takes several at once.
         let (x, y) = (&mut x[row.input.clone()], &y[row.out.clone()]);
         match self.stride[1] {
             1 => x.iter_mut().zip(y).for_each(|(x, &y)| change(x, y)),

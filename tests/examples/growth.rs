@@ -1,0 +1,178 @@
+//! What training costs as work grows: pictures a second, and seconds to 90 % of the held-back
+//! pictures of Fashion-MNIST, by batch and workers; and what more machines would bring, by
+//! calculation. Takes half an hour on 2 cores.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use espalier::train::{Hooks, TrainOptions, answers};
+use espalier_tests::bench;
+use espalier_tests::speed::{Trial, median, pictures};
+use serde_json::{Value, json};
+
+/// Accuracy that is asked for.
+const GOAL: f64 = 0.9;
+/// Held back of the training pictures.
+const HELD: f32 = 0.1;
+const PRESETS: [&str; 2] = ["article", "article-1m"];
+const BATCHES: [usize; 5] = [32, 64, 128, 256, 512];
+/// Those whose time to the goal is measured.
+const TO_GOAL: [(&str, usize); 5] = [
+    ("article", 32),
+    ("article", 128),
+    ("article", 512),
+    ("article-1m", 64),
+    ("article-1m", 512),
+];
+/// Pictures of a turn, and turns.
+const PICTURES: usize = 4096;
+const TURNS: usize = 3;
+/// Machines, and bits a second of the cable of the one that holds the network.
+const MACHINES: [usize; 5] = [4, 8, 16, 32, 64];
+const CABLES: [f64; 2] = [1e9, 1e10];
+
+fn main() -> ExitCode {
+    bench::run(measure, print)
+}
+
+fn measure() -> Result<Value, Box<dyn Error>> {
+    let cores = std::thread::available_parallelism()?.get();
+    let (train, held) = pictures(usize::MAX)?.split(HELD, 1)?;
+    let few = train.subset(&(0..PICTURES).collect::<Vec<_>>());
+    let options = |batch, epochs| TrainOptions {
+        batch,
+        epochs,
+        smoothing: 0.0,
+        ..Default::default()
+    };
+    let mut rows = Vec::new();
+    for preset in PRESETS {
+        for batch in BATCHES {
+            let speed = |workers| {
+                let trial = Trial {
+                    data: &few,
+                    preset,
+                    workers,
+                    options: options(batch, 1),
+                };
+                let turns: Result<Vec<f64>, _> =
+                    (0..TURNS).map(|_| trial.speed(&Hooks::default())).collect();
+                turns.map(median)
+            };
+            let [one, all] = [speed(1)?, speed(cores)?];
+            rows.push(json!({
+                "network": preset,
+                "batch": batch,
+                "images_per_s": { "one_worker": one, "all_cores": all },
+                "to_goal": Value::Null,
+            }));
+        }
+    }
+    for (preset, batch) in TO_GOAL {
+        let to_goal = (1..).find_map(|epochs| {
+            let trial = Trial {
+                data: &train,
+                preset,
+                workers: cores,
+                options: options(batch, epochs),
+            };
+            let reached = trial
+                .train(&Hooks::default())
+                .and_then(|(network, seconds)| {
+                    let found = answers(&network, &held)?;
+                    let right = found.iter().zip(&held.pictures);
+                    let right = right
+                        .filter(|(found, picture)| **found == picture.label)
+                        .count();
+                    let accuracy = right as f64 / held.pictures.len() as f64;
+                    Ok(json!({ "epochs": epochs, "seconds": seconds, "accuracy": accuracy }))
+                });
+            match reached {
+                Ok(reached) if reached["accuracy"].as_f64() < Some(GOAL) => None,
+                other => Some(other),
+            }
+        });
+        let row = rows
+            .iter_mut()
+            .find(|row| row["network"] == preset && row["batch"] == batch);
+        if let (Some(row), Some(to_goal)) = (row, to_goal) {
+            row["to_goal"] = to_goal?;
+        }
+    }
+    let machines = calculate(&rows);
+    Ok(json!({ "cores": cores, "goal": GOAL, "measured": rows, "calculated": machines }))
+}
+
+/// How much of their time machines like this one would compute, each with a batch of its own
+/// of the size of the row: one of them sends the parameters to all others and hears as many
+/// gradients, over one cable, and nothing of that while it computes.
+fn calculate(rows: &[Value]) -> Vec<Value> {
+    let mut all = Vec::new();
+    for row in rows {
+        let params = match row["network"].as_str() {
+            Some("article") => 121_930.0,
+            _ => 999_274.0,
+        };
+        let batch = row["batch"].as_f64().unwrap_or_default();
+        let seconds = batch
+            / row["images_per_s"]["all_cores"]
+                .as_f64()
+                .unwrap_or(f64::NAN);
+        for cable in CABLES {
+            let share = |machines: usize| {
+                let bits = 2.0 * 32.0 * params * (machines - 1) as f64;
+                seconds / (seconds + bits / cable)
+            };
+            all.push(json!({
+                "network": row["network"],
+                "batch_of_each": row["batch"],
+                "gbit_per_s": cable / 1e9,
+                "gradient_bytes": 4.0 * params,
+                "step_seconds": seconds,
+                "efficiency": MACHINES.map(|machines| json!({ "machines": machines, "share": share(machines) })),
+            }));
+        }
+    }
+    all
+}
+
+fn print(results: &Value) {
+    let figure = |value: &Value| {
+        value
+            .as_f64()
+            .map_or("-".into(), |figure| format!("{figure:.0}"))
+    };
+    println!(
+        "{:<12}{:>6}{:>12}{:>12}{:>8}{:>10}",
+        "network", "batch", "one worker", "all cores", "epochs", "seconds"
+    );
+    for row in results["measured"].as_array().into_iter().flatten() {
+        println!(
+            "{:<12}{:>6}{:>12}{:>12}{:>8}{:>10}",
+            row["network"].as_str().unwrap_or_default(),
+            row["batch"].to_string(),
+            figure(&row["images_per_s"]["one_worker"]),
+            figure(&row["images_per_s"]["all_cores"]),
+            figure(&row["to_goal"]["epochs"]),
+            figure(&row["to_goal"]["seconds"]),
+        );
+    }
+    println!("\ncalculated, not measured: share of the time that machines compute");
+    for row in results["calculated"].as_array().into_iter().flatten() {
+        print!(
+            "{:<12}{:>6}{:>4} Gbit/s",
+            row["network"].as_str().unwrap_or_default(),
+            row["batch_of_each"].to_string(),
+            figure(&row["gbit_per_s"]),
+        );
+        for machines in row["efficiency"].as_array().into_iter().flatten() {
+            let share = machines["share"].as_f64().unwrap_or(f64::NAN);
+            print!(
+                "{:>5}: {:>3.0} %",
+                machines["machines"].to_string(),
+                100.0 * share
+            );
+        }
+        println!();
+    }
+}

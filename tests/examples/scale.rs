@@ -1,0 +1,161 @@
+//! How fast the article's network is trained at batch 64: by one single-threaded worker, by
+//! one on each core, and by PyTorch where there is one. They take turns, and
+//! medians count. Then what training on two hosts and in two parts changes.
+
+use std::error::Error;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+
+use espalier::train::{Hooks, TrainOptions};
+use espalier_tests::bench;
+use espalier_tests::speed::{Trial, median, pictures};
+use serde_json::{Value, json};
+
+/// Turns of each; one more before them does not count.
+const TURNS: usize = 5;
+/// Steps of a turn.
+const STEPS: usize = 100;
+const BATCH: usize = 64;
+
+fn main() -> ExitCode {
+    bench::run(measure, print)
+}
+
+fn measure() -> Result<Value, Box<dyn Error>> {
+    let cores = std::thread::available_parallelism()?.get();
+    let data = pictures(BATCH * STEPS)?;
+    let speed = |workers| {
+        let options = TrainOptions {
+            epochs: 1,
+            batch: BATCH,
+            ..Default::default()
+        };
+        let preset = "article";
+        let trial = Trial {
+            data: &data,
+            preset,
+            workers,
+            options,
+        };
+        trial.speed(&Hooks::default())
+    };
+    let mut pytorch = PyTorch::start()?;
+    let mut turns = Vec::new();
+    for turn in 0..=TURNS {
+        let theirs = pytorch.as_mut().map(PyTorch::speed).transpose()?;
+        let figures = (speed(1)?, speed(cores)?, theirs);
+        if turn > 0 {
+            turns.push(figures);
+        }
+    }
+    let of = |pick: fn(&Turn) -> Option<f64>| {
+        let figures: Option<Vec<f64>> = turns.iter().map(pick).collect();
+        figures.map(median)
+    };
+    Ok(json!({
+        "cores": cores,
+        "batch": BATCH,
+        "images_per_s": {
+            "one_worker": of(|turn| Some(turn.0)),
+            "all_cores": of(|turn| Some(turn.1)),
+            "pytorch": of(|turn| turn.2),
+        },
+        "speedup_all_cores": of(|turn| Some(turn.1 / turn.0)),
+        "ratio_to_pytorch": of(|turn| Some(turn.1 / turn.2?)),
+        "pytorch": pytorch.as_ref().map(|pytorch| &pytorch.version),
+    }))
+}
+
+/// Pictures a second of one worker, of all cores and of PyTorch.
+type Turn = (f64, f64, Option<f64>);
+
+fn print(results: &Value) {
+    let figure = |value: &Value| {
+        value
+            .as_f64()
+            .map_or("-".into(), |speed| format!("{speed:.0}"))
+    };
+    let speeds = &results["images_per_s"];
+    println!(
+        "pictures a second, batch {}, {} cores",
+        results["batch"], results["cores"]
+    );
+    for (name, key) in [
+        ("one worker", "one_worker"),
+        ("all cores", "all_cores"),
+        ("PyTorch", "pytorch"),
+    ] {
+        println!("{name:<12}{:>8}", figure(&speeds[key]));
+    }
+    let ratio = |value: &Value| {
+        value
+            .as_f64()
+            .map_or("-".into(), |ratio| format!("{ratio:.2}"))
+    };
+    println!(
+        "all cores to one worker  {}",
+        ratio(&results["speedup_all_cores"])
+    );
+    match results["pytorch"].as_str() {
+        Some(version) => println!(
+            "to PyTorch {version}  {}",
+            ratio(&results["ratio_to_pytorch"])
+        ),
+        None => println!(
+            "no PyTorch: python3 -m venv DIR, DIR/bin/pip install torch, and ESPALIER_PYTHON=DIR/bin/python"
+        ),
+    }
+}
+
+/// A process that trains with PyTorch whenever it is asked.
+struct PyTorch {
+    process: Child,
+    ask: ChildStdin,
+    hear: BufReader<ChildStdout>,
+    /// Of PyTorch, and its threads.
+    version: String,
+}
+
+impl PyTorch {
+    /// `None` where `ESPALIER_PYTHON` (or `python3`) has no PyTorch.
+    fn start() -> Result<Option<Self>, Box<dyn Error>> {
+        let python = std::env::var_os("ESPALIER_PYTHON").unwrap_or_else(|| "python3".into());
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/scale.py");
+        let mut process = Command::new(python)
+            .arg(script)
+            .args([BATCH.to_string(), STEPS.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let (Some(ask), Some(hear)) = (process.stdin.take(), process.stdout.take()) else {
+            return Ok(None);
+        };
+        let mut hear = BufReader::new(hear);
+        let mut version = String::new();
+        hear.read_line(&mut version)?;
+        let version = version.trim().to_owned();
+        let there = !version.is_empty();
+        Ok(there.then_some(Self {
+            process,
+            ask,
+            hear,
+            version,
+        }))
+    }
+
+    fn speed(&mut self) -> Result<f64, Box<dyn Error>> {
+        self.ask.write_all(b"\n")?;
+        let mut answer = String::new();
+        self.hear.read_line(&mut answer)?;
+        Ok(answer.trim().parse()?)
+    }
+}
+
+impl Drop for PyTorch {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
