@@ -11,6 +11,10 @@ use espalier::network::NetworkSpec;
 use espalier::train::{Backend, Hooks, TrainOptions, start, train};
 use shared::layer::Shape;
 
+// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const PICTURES: usize = 1024;
 const BATCH: usize = 64;
 /// Turns of each; one more before them does not count.
