@@ -38,6 +38,9 @@ pub fn espalier() -> &'static Path {
             "espalier",
         ]);
         cargo.current_dir(workspace());
+        if cfg!(feature = "candle") {
+            cargo.args(["--features", "candle"]);
+        }
         if profile.ends_with("release") {
             cargo.arg("--release");
         }

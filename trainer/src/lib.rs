@@ -1,9 +1,12 @@
 //! Trains a convolutional network on a small sample, compresses it, and packs it
 //! into a model file that the same engine runs on the host and on a chip.
 //!
-//! Burn appears in [`network`], [`train`], [`explain`] and [`quantise::calibrate()`] only.
+//! Burn appears in [`network`], [`train`], [`explain`] and [`quantise::calibrate()`] only, and
+//! its last release with Candle in `candle`.
 
 pub mod augment;
+#[cfg(feature = "candle")]
+pub mod candle;
 pub mod checkpoint;
 pub mod compress;
 pub mod confidence;

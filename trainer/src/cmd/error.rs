@@ -78,6 +78,13 @@ pub enum Error {
         "there is nothing to fine-tune: give the checkpoint to start from as `--base CKPT` or `train.base`, or call `espalier train`"
     )]
     NoBase,
+    /// `--backend candle` without Candle.
+    #[error(
+        "this espalier was built without Candle: build it with `cargo build --release -p espalier --features candle`, \
+         or take the default, `--backend flex`"
+    )]
+    #[cfg_attr(feature = "candle", allow(dead_code))]
+    NoCandle,
     /// `--resume` where nothing was stopped.
     #[error("{}: no compression was stopped here; start without `--resume`", .0.display())]
     NothingToResume(PathBuf),

@@ -1,10 +1,12 @@
 //! One module for each command, each with its own `Cmd` and `run`.
 
+mod backend;
 mod build;
 mod compress;
 mod curve;
 mod data;
 mod error;
+mod evaluate;
 mod explain;
 mod export;
 mod finetune;
@@ -46,6 +48,8 @@ pub enum Command {
     Train(train::Cmd),
     /// Train on from a trained network: `train` with a base
     Finetune(finetune::Cmd),
+    /// How many pictures the float network of a checkpoint answers rightly
+    Evaluate(evaluate::Cmd),
     /// How good networks get with few, and with more, labelled pictures
     Curve(curve::Cmd),
     /// Make a checkpoint smaller: scale, clip, remove channels, prune
@@ -81,6 +85,7 @@ impl Command {
             Self::Data(cmd) => finish(cmd.run(), json),
             Self::Train(cmd) => finish(cmd.run(), json),
             Self::Finetune(cmd) => finish(cmd.run(), json),
+            Self::Evaluate(cmd) => finish(cmd.run(), json),
             Self::Curve(cmd) => finish(cmd.run(), json),
             Self::Compress(cmd) => finish(cmd.run(), json),
             Self::Sensitivity(cmd) => finish(cmd.run(), json),

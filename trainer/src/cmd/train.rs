@@ -12,11 +12,12 @@ use espalier::config::{DataOptions, Pictures, Project};
 use espalier::data::Dataset;
 use espalier::network::Network;
 use espalier::score::Score;
-use espalier::train::{Hooks, Outcome, Teacher, TrainOptions, answers, start, train};
+use espalier::train::{Backend, Hooks, Outcome, Teacher, TrainOptions, start, train};
 use serde::Serialize;
 use shared::layer::Shape;
 
 use super::Error;
+use super::backend::BackendFlag;
 use super::project::{ProjectPath, stop_on_ctrl_c};
 use super::simulate::recalls;
 use crate::flags::Flags;
@@ -42,6 +43,8 @@ pub struct Cmd {
     /// Go on with a training that was stopped
     #[arg(long)]
     resume: bool,
+    #[command(flatten)]
+    backend: BackendFlag,
     #[command(flatten)]
     keys: Keys,
 }
@@ -91,9 +94,17 @@ impl Cmd {
 
     /// The same, of its project.
     pub fn train(&self, project: &Project) -> Result<Trained, Error> {
+        let backend = self.backend.chosen()?;
         let data = super::project::pictures(project)?;
         let stop = stop_on_ctrl_c()?;
-        Ok(step(project, &data, self.resume, &stop)?.1)
+        let course = Course {
+            project,
+            data: &data,
+            resume: self.resume,
+            stop: &stop,
+            backend,
+        };
+        Ok(course.train_and_score()?.1)
     }
 
     /// The project, with the flags in place of its keys.
@@ -109,25 +120,14 @@ pub fn step(
     resume: bool,
     stop: &AtomicBool,
 ) -> Result<(Checkpoint, Trained), Error> {
-    let begin = Instant::now();
     let course = Course {
         project,
         data,
         resume,
         stop,
+        backend: Backend::default(),
     };
-    let Outcome {
-        checkpoint: trained,
-        epochs,
-        best_epoch,
-    } = course.run()?;
-    let checkpoint = project.output(FLOAT);
-    trained.save(&checkpoint)?;
-    course.clean_up();
-    let mut summary = summarise(project, data, &trained)?;
-    (summary.epochs, summary.best_epoch) = (epochs, best_epoch);
-    summary.seconds = begin.elapsed().as_secs_f64();
-    Ok((trained, summary))
+    course.train_and_score()
 }
 
 /// The trainings of one network, or of an ensemble and the one that learns from it.
@@ -137,9 +137,27 @@ pub struct Course<'a> {
     /// Whether to go on where they were stopped.
     pub resume: bool,
     pub stop: &'a AtomicBool,
+    /// What computes the networks.
+    pub backend: Backend,
 }
 
 impl Course<'_> {
+    /// The network, saved as the project's, and its score on the test part.
+    fn train_and_score(&self) -> Result<(Checkpoint, Trained), Error> {
+        let begin = Instant::now();
+        let Outcome {
+            checkpoint: trained,
+            epochs,
+            best_epoch,
+        } = self.run()?;
+        trained.save(&self.project.output(FLOAT))?;
+        self.clean_up();
+        let mut summary = summarise(self.project, self.data, &trained, self.backend)?;
+        (summary.epochs, summary.best_epoch) = (epochs, best_epoch);
+        summary.seconds = begin.elapsed().as_secs_f64();
+        Ok((trained, summary))
+    }
+
     /// The network.
     pub fn run(&self) -> Result<Outcome, Error> {
         if !self.resume {
@@ -192,6 +210,7 @@ impl Course<'_> {
             save_every: SAVE_EVERY,
             curve: (!is_member).then_some(&curve),
             label,
+            backend: self.backend,
         };
         let augment = &self.project.augment;
         let outcome = train(
@@ -217,12 +236,17 @@ fn unfinished_member(number: usize) -> String {
 /// The training step of a build that was stopped after it.
 pub fn finished(project: &Project, data: &Pictures) -> Result<(Checkpoint, Trained), Error> {
     let trained = Checkpoint::load(&project.output(FLOAT))?;
-    let summary = summarise(project, data, &trained)?;
+    let summary = summarise(project, data, &trained, Backend::default())?;
     Ok((trained, summary))
 }
 
-fn summarise(project: &Project, data: &Pictures, trained: &Checkpoint) -> Result<Trained, Error> {
-    let score = score(trained, &data.test)?;
+fn summarise(
+    project: &Project,
+    data: &Pictures,
+    trained: &Checkpoint,
+    backend: Backend,
+) -> Result<Trained, Error> {
+    let score = Score::new(&data.test, &backend.answers(trained, &data.test)?);
     Ok(Trained {
         float_accuracy: score.accuracy,
         params: trained.parameters(),
@@ -245,7 +269,7 @@ fn network(project: &Project, data: &Dataset) -> Result<Network, Error> {
 
 /// Right answers of the float network.
 pub fn score(checkpoint: &Checkpoint, data: &Dataset) -> Result<Score, Error> {
-    Ok(Score::new(data, &answers(checkpoint, data)?))
+    Ok(Score::new(data, &Backend::Flex.answers(checkpoint, data)?))
 }
 
 impl Report for Trained {}

@@ -20,7 +20,7 @@ use crate::checkpoint::{Array, Checkpoint, InputScale, NORM_EPSILON, channel_of}
 use crate::quantise::Grid;
 
 /// Share of a new batch in the running mean and variance; Burn's default.
-const NORM_MOMENTUM: f64 = 0.1;
+pub(crate) const NORM_MOMENTUM: f64 = 0.1;
 
 /// Pictures that [`FloatNetwork::logits_of`] takes at a time.
 const BATCH: usize = 128;

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use shared::layer::{Layer, ParamShape, Shape, ShapeError};
 use shared::model::MAX_LAYERS;
 
+#[cfg(feature = "candle")]
+pub(crate) use float::NORM_MOMENTUM;
 pub(crate) use float::numbers;
 pub use float::{FloatNetwork, Masks, pictures_to_tensor};
 pub use init::initial_tensors;

@@ -4,6 +4,7 @@
 //! same bits on the same machine, also where it was stopped and resumed.
 
 mod average;
+mod backend;
 mod balance;
 mod batch;
 mod curve;
@@ -37,6 +38,7 @@ use crate::data::{Dataset, Picture, PictureShape};
 use crate::network::{FloatNetwork, NetworkError, pictures_to_tensor};
 
 pub use average::Average;
+pub use backend::Backend;
 pub use balance::{ClassWeights, Sampling};
 pub use curve::{Curve, Epoch};
 pub use diverged::Cause;
@@ -70,6 +72,9 @@ pub struct Hooks<'a> {
     pub curve: Option<&'a Path>,
     /// First word of the progress bar.
     pub label: &'a str,
+    /// What computes the network. It decides nothing but the rounding, so that a training
+    /// may go on with another.
+    pub backend: Backend,
 }
 
 static NEVER: AtomicBool = AtomicBool::new(false);
@@ -83,6 +88,7 @@ impl Default for Hooks<'_> {
             save_every: Duration::from_secs(30),
             curve: None,
             label: "train",
+            backend: Backend::default(),
         }
     }
 }
@@ -184,6 +190,10 @@ pub enum TrainError {
     /// No pictures.
     #[error("there are no pictures to learn from")]
     NoPictures,
+    /// A network that Candle does not compute.
+    #[cfg(feature = "candle")]
+    #[error(transparent)]
+    Candle(#[from] crate::candle::Unsupported),
 }
 
 fn how_to_resume(file: &Option<PathBuf>) -> String {
@@ -216,6 +226,7 @@ pub fn train(
     hooks: &Hooks,
 ) -> Result<Outcome, TrainError> {
     check_data(&start, data)?;
+    hooks.backend.check(&start.network)?;
     if options.patience.is_some() {
         check_data(&start, validation.ok_or(TrainError::NoValidation)?)?;
     }
@@ -239,11 +250,7 @@ pub fn train(
 
 /// The outputs of the head for every picture, before a softmax.
 pub fn evaluate(checkpoint: &Checkpoint, data: &Dataset) -> Result<Vec<Vec<f32>>, TrainError> {
-    check_data(checkpoint, data)?;
-    let network = FloatNetwork::new(checkpoint, &Device::flex());
-    let pictures = data.pictures.iter();
-    let pictures: Vec<&[u8]> = pictures.map(|picture| picture.pixels.as_slice()).collect();
-    Ok(network.logits_of(&pictures, checkpoint.input))
+    Backend::Flex.evaluate(checkpoint, data)
 }
 
 /// Mean cross entropy of the float network over the data.
@@ -261,8 +268,7 @@ pub(crate) fn mean_loss(checkpoint: &Checkpoint, data: &Dataset) -> Result<f64, 
 
 /// The class that the float network finds in every picture.
 pub fn answers(checkpoint: &Checkpoint, data: &Dataset) -> Result<Vec<usize>, TrainError> {
-    let logits = evaluate(checkpoint, data)?;
-    Ok(logits.iter().map(|row| argmax(row)).collect())
+    Backend::Flex.answers(checkpoint, data)
 }
 
 /// Shows `see` the gradients of the mean cross entropy over each batch of the data, in

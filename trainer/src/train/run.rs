@@ -8,6 +8,8 @@ use burn::module::Module;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Bytes, Device, Tensor};
 
+#[cfg(feature = "candle")]
+use super::Backend;
 use super::average::{self, Place};
 use super::batch::{Batches, Prepared, Shard};
 use super::curve::Curve;
@@ -22,6 +24,8 @@ use super::teacher::Lesson;
 use super::workers::Workers;
 use super::{Hooks, TrainError, TrainOptions, mean_loss};
 use crate::augment::Augmentation;
+#[cfg(feature = "candle")]
+use crate::candle::{CandleNetwork, Found};
 use crate::checkpoint::{BestEpoch, Checkpoint, Tensors, TrainingState};
 use crate::data::Dataset;
 use crate::network::{FloatNetwork, Masks, Network, numbers};
@@ -258,6 +262,8 @@ impl<'a> Run<'a> {
     fn train_step(&mut self) -> Result<(), TrainError> {
         let shards = self.batches.shards(self.step, self.shard);
         let pictures: usize = shards.iter().map(Shard::len).sum();
+        #[cfg(feature = "candle")]
+        let candle = self.on_candle()?;
         let (network, device) = (&self.network, &self.device);
         let lesson = self.job.lesson.as_ref();
         let numbered = shards.into_iter().enumerate().collect();
@@ -271,20 +277,30 @@ impl<'a> Run<'a> {
                     keys,
                 } = self.batches.prepare(&shard, device);
                 let taught = lesson.map(|lesson| lesson.answers(&input, &keys));
-                // A copy of its own for each, or they would wait for each other.
-                let network = match shard.whole {
-                    true => network.clone(),
-                    false => network.valid().train(),
-                };
                 let dropout = Dropout {
                     share: self.job.options.dropout,
                     seed: self.job.options.seed,
                     step: self.step,
                     shard: number,
                 };
-                let logits = network.logits_through(input, &|layer, x| dropout.apply(layer, x));
-                let right = count_right(&numbers(logits.clone().inner()), &labels);
-                let loss = self.loss.sum(logits, &Goal { targets, taught }) / pictures as f64;
+                let judge = |logits: Tensor<2>| {
+                    let right = count_right(&numbers(logits.clone().inner()), &labels);
+                    let loss = self.loss.sum(logits, &Goal { targets, taught });
+                    (loss / pictures as f64, right)
+                };
+                #[cfg(feature = "candle")]
+                if let Some(candle) = &candle {
+                    let drop = |layer, ones| dropout.apply(layer, ones);
+                    let drop = (dropout.share > 0.0).then_some(drop);
+                    return Learned::from(candle.learn(network, input, drop, judge));
+                }
+                // A copy of its own for each, or they would wait for each other.
+                let network = match shard.whole {
+                    true => network.clone(),
+                    false => network.valid().train(),
+                };
+                let (loss, right) =
+                    judge(network.logits_through(input, &|layer, x| dropout.apply(layer, x)));
                 Learned::new(loss, right, &network)
             });
         let loss = results.iter().map(|result| result.loss).sum::<f32>();
@@ -303,6 +319,16 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// The present network on Candle, where that computes it.
+    #[cfg(feature = "candle")]
+    fn on_candle(&mut self) -> Result<Option<CandleNetwork>, TrainError> {
+        if self.job.hooks.backend != Backend::Candle {
+            return Ok(None);
+        }
+        self.checkpoint.tensors = self.network.to_tensors();
+        Ok(Some(CandleNetwork::new(&self.checkpoint)?))
+    }
+
     fn diverged(&self) -> TrainError {
         let step = (self.step + 1).min(self.steps);
         TrainError::NotFinite {
@@ -314,7 +340,12 @@ impl<'a> Run<'a> {
 
     fn update(&mut self, results: Vec<Learned>) {
         let options = self.job.options;
-        let shards = results.into_iter().map(|result| result.gradients).collect();
+        let mut statistics = Vec::new();
+        let gradients = results.into_iter().map(|mut result| {
+            statistics.append(&mut result.statistics);
+            result.gradients
+        });
+        let shards = gradients.collect();
         let gradients = gather(shards, &self.network, options);
         let rate = self.rates.of(rate(self.step, self.steps, options));
         let mut network = self
@@ -324,6 +355,20 @@ impl<'a> Run<'a> {
             network = network.hold(masks);
         }
         self.network = network;
+        if !statistics.is_empty() {
+            self.take_statistics(statistics);
+        }
+    }
+
+    /// Those that another backend has taken of the batch.
+    fn take_statistics(&mut self, statistics: Vec<(String, Vec<f32>)>) {
+        self.checkpoint.tensors = self.network.to_tensors();
+        for (name, values) in statistics {
+            if let Some(tensor) = self.checkpoint.tensors.get_mut(&name) {
+                tensor.data = values;
+            }
+        }
+        self.network = FloatNetwork::new(&self.checkpoint, &self.device);
     }
 
     fn constrain(&mut self) {
@@ -465,6 +510,20 @@ struct Learned {
     /// The shard's part of the mean over the batch.
     loss: f32,
     right: usize,
+    /// Of batch normalisation, where they are not in the network yet: names and values.
+    statistics: Vec<(String, Vec<f32>)>,
+}
+
+#[cfg(feature = "candle")]
+impl From<Found<usize>> for Learned {
+    fn from(found: Found<usize>) -> Self {
+        Self {
+            gradients: found.gradients,
+            loss: found.loss,
+            right: found.more,
+            statistics: found.statistics,
+        }
+    }
 }
 
 impl Learned {
@@ -474,6 +533,7 @@ impl Learned {
             loss: numbers(loss.clone().inner()).into_iter().sum(),
             gradients: GradientsParams::from_grads(loss.backward(), network),
             right,
+            statistics: Vec::new(),
         }
     }
 }

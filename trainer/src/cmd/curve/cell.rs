@@ -10,7 +10,7 @@ use espalier::config::{Pictures, Project};
 use espalier::data::Dataset;
 use espalier::score::Score;
 use espalier::simulate::simulate;
-use espalier::train::TrainOptions;
+use espalier::train::{Backend, TrainOptions};
 use serde::{Deserialize, Serialize};
 
 use super::report::Row;
@@ -189,6 +189,7 @@ impl Work<'_> {
             data: self.pictures,
             resume: false,
             stop: self.stop,
+            backend: Backend::default(),
         };
         let trained = course.run()?.checkpoint;
         trained.save(&project.output(FLOAT))?;
