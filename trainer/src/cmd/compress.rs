@@ -309,6 +309,7 @@ impl Work<'_> {
             save_every: SAVE_EVERY,
             curve: Some(&curve),
             label: "compress",
+            devices: None,
         };
         let (data, train) = (&self.data.train, project.train_options());
         let tuned = match options.is_fine_tuned() {

@@ -16,6 +16,7 @@ use espalier::device::emulator::EmulatorError;
 use espalier::device::firmware::FirmwareError;
 use espalier::device::footprint::FootprintError;
 use espalier::device::probe::ProbeError;
+use espalier::distributed::{DeviceError, TokenError};
 use espalier::explain::ExplainError;
 use espalier::network::NetworkError;
 use espalier::quantise::ExportError;
@@ -155,4 +156,10 @@ pub enum Error {
     /// See the type.
     #[error(transparent)]
     Probe(#[from] ProbeError),
+    /// See the type.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// See the type.
+    #[error(transparent)]
+    Token(#[from] TokenError),
 }

@@ -4,6 +4,7 @@ mod build;
 mod compress;
 mod curve;
 mod data;
+mod devices;
 mod error;
 mod explain;
 mod export;
@@ -24,6 +25,8 @@ mod sensitivity;
 mod simulate;
 mod train;
 mod verify;
+#[cfg(feature = "remote")]
+mod worker;
 
 use std::process::ExitCode;
 
@@ -70,6 +73,9 @@ pub enum Command {
     Flash(flash::Cmd),
     /// Show the log of a real board that runs, until Ctrl-C
     Monitor(monitor::Cmd),
+    /// Lend this machine's cores to trainings on other machines, until Ctrl-C
+    #[cfg(feature = "remote")]
+    Worker(worker::Cmd),
 }
 
 impl Command {
@@ -93,6 +99,8 @@ impl Command {
             Self::Verify(cmd) => finish(cmd.run(), json),
             Self::Flash(cmd) => finish(cmd.run(), json),
             Self::Monitor(cmd) => finish(cmd.run(), json),
+            #[cfg(feature = "remote")]
+            Self::Worker(cmd) => finish(cmd.run(), json),
         }
     }
 }

@@ -10,6 +10,7 @@ use espalier::augment::Augmentation;
 use espalier::checkpoint::Checkpoint;
 use espalier::config::{DataOptions, Pictures, Project};
 use espalier::data::Dataset;
+use espalier::distributed::Devices;
 use espalier::network::Network;
 use espalier::score::Score;
 use espalier::train::{Hooks, Outcome, Teacher, TrainOptions, answers, start, train};
@@ -17,6 +18,7 @@ use serde::Serialize;
 use shared::layer::Shape;
 
 use super::Error;
+use super::devices::{DeviceFlags, Used};
 use super::project::{ProjectPath, stop_on_ctrl_c};
 use super::simulate::recalls;
 use crate::flags::Flags;
@@ -42,6 +44,8 @@ pub struct Cmd {
     /// Go on with a training that was stopped
     #[arg(long)]
     resume: bool,
+    #[command(flatten)]
+    devices: DeviceFlags,
     #[command(flatten)]
     keys: Keys,
 }
@@ -81,6 +85,9 @@ pub struct Trained {
     pub checkpoint: PathBuf,
     #[serde(flatten)]
     pub score: Score,
+    /// With `--device`, where it was trained.
+    #[serde(flatten)]
+    pub used: Option<Used>,
 }
 
 impl Cmd {
@@ -92,8 +99,13 @@ impl Cmd {
     /// The same, of its project.
     pub fn train(&self, project: &Project) -> Result<Trained, Error> {
         let data = super::project::pictures(project)?;
+        let devices = self.devices.open()?;
         let stop = stop_on_ctrl_c()?;
-        Ok(step(project, &data, self.resume, &stop)?.1)
+        let course = Course {
+            devices: devices.as_ref(),
+            ..Course::new(project, &data, self.resume, &stop)
+        };
+        Ok(course.train_and_score()?.1)
     }
 
     /// The project, with the flags in place of its keys.
@@ -109,25 +121,7 @@ pub fn step(
     resume: bool,
     stop: &AtomicBool,
 ) -> Result<(Checkpoint, Trained), Error> {
-    let begin = Instant::now();
-    let course = Course {
-        project,
-        data,
-        resume,
-        stop,
-    };
-    let Outcome {
-        checkpoint: trained,
-        epochs,
-        best_epoch,
-    } = course.run()?;
-    let checkpoint = project.output(FLOAT);
-    trained.save(&checkpoint)?;
-    course.clean_up();
-    let mut summary = summarise(project, data, &trained)?;
-    (summary.epochs, summary.best_epoch) = (epochs, best_epoch);
-    summary.seconds = begin.elapsed().as_secs_f64();
-    Ok((trained, summary))
+    Course::new(project, data, resume, stop).train_and_score()
 }
 
 /// The trainings of one network, or of an ensemble and the one that learns from it.
@@ -137,9 +131,47 @@ pub struct Course<'a> {
     /// Whether to go on where they were stopped.
     pub resume: bool,
     pub stop: &'a AtomicBool,
+    /// Where; on this machine's cores where there are none.
+    pub devices: Option<&'a Devices>,
 }
 
-impl Course<'_> {
+impl<'a> Course<'a> {
+    /// On this machine's cores.
+    pub fn new(
+        project: &'a Project,
+        data: &'a Pictures,
+        resume: bool,
+        stop: &'a AtomicBool,
+    ) -> Self {
+        Self {
+            project,
+            data,
+            resume,
+            stop,
+            devices: None,
+        }
+    }
+
+    /// The network, saved as the project's, and its score on the test part.
+    fn train_and_score(&self) -> Result<(Checkpoint, Trained), Error> {
+        let begin = Instant::now();
+        let Outcome {
+            checkpoint: trained,
+            epochs,
+            best_epoch,
+        } = self.run()?;
+        trained.save(&self.project.output(FLOAT))?;
+        self.clean_up();
+        let mut summary = summarise(self.project, self.data, &trained)?;
+        (summary.epochs, summary.best_epoch) = (epochs, best_epoch);
+        summary.seconds = begin.elapsed().as_secs_f64();
+        let pictures = self.data.train.pictures.len();
+        let steps = self.project.train_options().steps_per_epoch(pictures);
+        let used = |devices| Used::of(devices, &trained.network, pictures.div_ceil(steps));
+        summary.used = self.devices.map(used);
+        Ok((trained, summary))
+    }
+
     /// The network.
     pub fn run(&self) -> Result<Outcome, Error> {
         if !self.resume {
@@ -192,6 +224,7 @@ impl Course<'_> {
             save_every: SAVE_EVERY,
             curve: (!is_member).then_some(&curve),
             label,
+            devices: self.devices,
         };
         let augment = &self.project.augment;
         let outcome = train(
@@ -233,6 +266,7 @@ fn summarise(project: &Project, data: &Pictures, trained: &Checkpoint) -> Result
         seconds: 0.0,
         checkpoint: project.output(FLOAT),
         score,
+        used: None,
     })
 }
 
@@ -266,6 +300,9 @@ impl fmt::Display for Trained {
                 f,
                 "weights of         epoch {best}, the best on the validation pictures"
             )?;
+        }
+        if let Some(used) = &self.used {
+            writeln!(f, "{used}")?;
         }
         write!(f, "checkpoint         {}", self.checkpoint.display())
     }

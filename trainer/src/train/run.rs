@@ -4,27 +4,27 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use burn::module::Module;
-use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::{Bytes, Device, Tensor};
+use burn::optim::ModuleOptimizer;
+use burn::tensor::{Bytes, Device};
 
 use super::average::{self, Place};
-use super::batch::{Batches, Prepared, Shard};
+use super::batch::Batches;
 use super::curve::Curve;
 use super::diverged::Cause;
-use super::dropout::Dropout;
 use super::layer_rates::LayerRates;
-use super::loss::{Goal, Loss};
+use super::learn::{Learned, Numbered, Task};
+use super::loss::Loss;
 use super::optimiser::gather;
 use super::progress::Progress;
 use super::schedule::rate;
+use super::spread::{NoneLeft, Spread};
 use super::teacher::Lesson;
 use super::workers::Workers;
 use super::{Hooks, TrainError, TrainOptions, mean_loss};
 use crate::augment::Augmentation;
 use crate::checkpoint::{BestEpoch, Checkpoint, Tensors, TrainingState};
 use crate::data::Dataset;
-use crate::network::{FloatNetwork, Masks, Network, numbers};
+use crate::network::{FloatNetwork, Masks, Network};
 
 /// Pictures that one worker takes at a time. Fixed, so that the sums, and with
 /// them the bits, do not depend on the number of cores.
@@ -133,6 +133,8 @@ struct Run<'a> {
     best: Option<(BestEpoch, f64)>,
     batches: Batches<'a>,
     workers: Workers,
+    /// Other devices than the workers, or beside them.
+    spread: Option<Spread<'a>>,
     /// Most pictures that one worker takes at a time.
     shard: usize,
     device: Device,
@@ -168,6 +170,11 @@ impl<'a> Run<'a> {
             progress: Progress::new(job.hooks.label, state.step, steps, batches.per_epoch),
             masks: job.constraint.map(|_| network.masks()),
             workers,
+            spread: job
+                .hooks
+                .devices
+                .map(|devices| Spread::new(devices, &checkpoint.network))
+                .transpose()?,
             shard: shard(&checkpoint.network),
             rates: LayerRates::new(&checkpoint.network, job.options),
             loss: Loss::new(job.data, job.options),
@@ -257,36 +264,12 @@ impl<'a> Run<'a> {
 
     fn train_step(&mut self) -> Result<(), TrainError> {
         let shards = self.batches.shards(self.step, self.shard);
-        let pictures: usize = shards.iter().map(Shard::len).sum();
-        let (network, device) = (&self.network, &self.device);
-        let lesson = self.job.lesson.as_ref();
-        let numbered = shards.into_iter().enumerate().collect();
-        let results = self
-            .workers
-            .map(numbered, |(number, shard): (usize, Shard)| {
-                let Prepared {
-                    input,
-                    targets,
-                    labels,
-                    keys,
-                } = self.batches.prepare(&shard, device);
-                let taught = lesson.map(|lesson| lesson.answers(&input, &keys));
-                // A copy of its own for each, or they would wait for each other.
-                let network = match shard.whole {
-                    true => network.clone(),
-                    false => network.valid().train(),
-                };
-                let dropout = Dropout {
-                    share: self.job.options.dropout,
-                    seed: self.job.options.seed,
-                    step: self.step,
-                    shard: number,
-                };
-                let logits = network.logits_through(input, &|layer, x| dropout.apply(layer, x));
-                let right = count_right(&numbers(logits.clone().inner()), &labels);
-                let loss = self.loss.sum(logits, &Goal { targets, taught }) / pictures as f64;
-                Learned::new(loss, right, &network)
-            });
+        let shards: Vec<Numbered> = shards.into_iter().enumerate().collect();
+        let pictures: usize = shards.iter().map(|(_, shard)| shard.len()).sum();
+        let results = match self.learn(shards, pictures) {
+            Ok(results) => results,
+            Err(NoneLeft) => return Err(self.deserted()?),
+        };
         let loss = results.iter().map(|result| result.loss).sum::<f32>();
         let right = results.iter().map(|result| result.right).sum();
         if !loss.is_finite() {
@@ -303,6 +286,41 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// What all shards together say, of a mean over so many pictures.
+    fn learn(&mut self, shards: Vec<Numbered>, pictures: usize) -> Result<Vec<Learned>, NoneLeft> {
+        if self.spread.as_ref().is_some_and(Spread::needs_tensors) {
+            self.checkpoint.tensors = self.network.to_tensors();
+        }
+        let task = Task {
+            batches: &self.batches,
+            loss: &self.loss,
+            lesson: self.job.lesson.as_ref(),
+            options: self.job.options,
+            step: self.step,
+            pictures,
+        };
+        let (workers, network) = (&self.workers, &self.network);
+        match &self.spread {
+            None => Ok(task.on_cores(workers, network, shards)),
+            Some(spread) => spread.learn(&task, workers, network, &self.checkpoint, &shards),
+        }
+    }
+
+    /// No device is left: what was trained is kept.
+    fn deserted(&mut self) -> Result<TrainError, TrainError> {
+        self.save()?;
+        Ok(TrainError::Deserted {
+            lost: self
+                .spread
+                .as_ref()
+                .map(Spread::obituary)
+                .unwrap_or_default(),
+            file: self.saved.and(self.job.hooks.save).map(ToOwned::to_owned),
+            step: self.step,
+            steps: self.steps,
+        })
+    }
+
     fn diverged(&self) -> TrainError {
         let step = (self.step + 1).min(self.steps);
         TrainError::NotFinite {
@@ -314,7 +332,12 @@ impl<'a> Run<'a> {
 
     fn update(&mut self, results: Vec<Learned>) {
         let options = self.job.options;
-        let shards = results.into_iter().map(|result| result.gradients).collect();
+        let mut statistics = Vec::new();
+        let gradients = results.into_iter().map(|mut result| {
+            statistics.append(&mut result.statistics);
+            result.gradients
+        });
+        let shards = gradients.collect();
         let gradients = gather(shards, &self.network, options);
         let rate = self.rates.of(rate(self.step, self.steps, options));
         let mut network = self
@@ -324,6 +347,20 @@ impl<'a> Run<'a> {
             network = network.hold(masks);
         }
         self.network = network;
+        if !statistics.is_empty() {
+            self.take_statistics(statistics);
+        }
+    }
+
+    /// Those that another device has taken of the batch.
+    fn take_statistics(&mut self, statistics: Vec<(String, Vec<f32>)>) {
+        self.checkpoint.tensors = self.network.to_tensors();
+        for (name, values) in statistics {
+            if let Some(tensor) = self.checkpoint.tensors.get_mut(&name) {
+                tensor.data = values;
+            }
+        }
+        self.network = FloatNetwork::new(&self.checkpoint, &self.device);
     }
 
     fn constrain(&mut self) {
@@ -457,30 +494,4 @@ fn resume(
     optimiser
         .from_bytes(Bytes::from_bytes_vec(state.optimiser.clone()))
         .map_err(|error| TrainError::Optimiser(error.to_string()))
-}
-
-/// What one worker found out about its shard.
-struct Learned {
-    gradients: GradientsParams,
-    /// The shard's part of the mean over the batch.
-    loss: f32,
-    right: usize,
-}
-
-impl Learned {
-    /// From a shard's part of the mean loss over the batch.
-    fn new(loss: Tensor<1>, right: usize, network: &FloatNetwork) -> Self {
-        Self {
-            loss: numbers(loss.clone().inner()).into_iter().sum(),
-            gradients: GradientsParams::from_grads(loss.backward(), network),
-            right,
-        }
-    }
-}
-
-fn count_right(logits: &[f32], labels: &[usize]) -> usize {
-    let classes = logits.len() / labels.len().max(1);
-    let rows = logits.chunks(classes.max(1)).zip(labels);
-    rows.filter(|(row, label)| super::argmax(row) == **label)
-        .count()
 }

@@ -184,12 +184,7 @@ impl Work<'_> {
     fn float(&self, method: Method) -> Result<(), Error> {
         let begin = Instant::now();
         let project = self.cell.project(method);
-        let course = Course {
-            project: &project,
-            data: self.pictures,
-            resume: false,
-            stop: self.stop,
-        };
+        let course = Course::new(&project, self.pictures, false, self.stop);
         let trained = course.run()?.checkpoint;
         trained.save(&project.output(FLOAT))?;
         course.clean_up();
