@@ -64,7 +64,7 @@ impl fmt::Display for Worked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} trainings served, {} refused",
+            "connections served {}, refused {}",
             self.sessions, self.refused
         )
     }

@@ -45,7 +45,6 @@ pub fn random_token() -> Token {
 
 /// This machine's cores, lent to those who have the token, until it is dropped.
 pub struct Server {
-    runtime: Runtime,
     endpoint: Endpoint,
     router: Option<Router>,
     address: SocketAddr,
@@ -63,7 +62,7 @@ impl Server {
     /// Serves on a UDP address; port 0 is any free one. `version` is [`VERSION`] but in
     /// tests.
     pub fn start(listen: SocketAddr, token: &Token, version: &str) -> Result<Self, DeviceError> {
-        let runtime = new_runtime()?;
+        let runtime = runtime()?;
         let cannot = |reason: String| DeviceError::Listen {
             address: listen,
             reason,
@@ -87,7 +86,6 @@ impl Server {
         let bound = endpoint.bound_sockets();
         Ok(Self {
             address: bound.first().copied().unwrap_or(listen),
-            runtime,
             endpoint,
             router: Some(router),
             sessions,
@@ -107,22 +105,20 @@ impl Server {
 
     /// Waits for Ctrl-C or, where there is such a thing, SIGTERM.
     pub fn wait(&self) -> Result<(), DeviceError> {
-        let told = self.runtime.block_on(told_to_end());
+        let told = runtime()?.block_on(told_to_end());
         told.map_err(|error| DeviceError::System(error.to_string()))
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let router = self.router.take();
-        let endpoint = self.endpoint.clone();
-        // Clients learn at once that it is gone, if they are there.
-        let _ = self.runtime.block_on(timeout(FAREWELL, async move {
+        let (router, endpoint) = (self.router.take(), self.endpoint.clone());
+        say_goodbye(async move {
             if let Some(router) = router {
                 let _ = router.shutdown().await;
             }
             endpoint.close().await;
-        }));
+        });
     }
 }
 
@@ -219,7 +215,7 @@ impl Link {
                 source,
             })?
             .collect();
-        let runtime = client_runtime()?;
+        let runtime = runtime()?;
         // One for each worker: Burn tells devices apart by the keys of both sides, and all
         // workers with one token have one key.
         let any = ["0.0.0.0:0", "[::]:0"].map(|text| text.parse::<SocketAddr>());
@@ -288,10 +284,17 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        if let Ok(runtime) = client_runtime() {
-            let endpoint = self.endpoint.clone();
-            let _ = runtime.block_on(timeout(FAREWELL, async move { endpoint.close().await }));
-        }
+        let endpoint = self.endpoint.clone();
+        say_goodbye(async move { endpoint.close().await });
+    }
+}
+
+/// Lets the other side know at once that this one is gone, where it is there. Waits for
+/// [`FAREWELL`] at the most; what takes longer goes on behind.
+fn say_goodbye(farewell: impl Future<Output = ()> + Send + 'static) {
+    if let Ok(runtime) = runtime() {
+        let farewell = runtime.spawn(farewell);
+        let _ = runtime.block_on(async { timeout(FAREWELL, farewell).await });
     }
 }
 
@@ -310,7 +313,7 @@ fn cause(error: &ConnectError) -> Option<&ConnectionError> {
 fn broken(name: &DeviceName, reason: impl Display) -> DeviceError {
     DeviceError::Connection {
         name: name.clone(),
-        reason: reason.to_string(),
+        reason: format!("{reason:#}"),
     }
 }
 
@@ -328,7 +331,8 @@ async fn bind(
     token: Option<&Token>,
     patience: Duration,
 ) -> Result<Endpoint, String> {
-    let text = |error: &dyn Display| error.to_string();
+    // With what lies behind it.
+    let text = |error: &dyn Display| format!("{error:#}");
     let beat = patience / 4;
     let config = QuicTransportConfig::builder()
         .max_idle_timeout(Some(
@@ -357,19 +361,15 @@ async fn bind(
     builder.bind().await.map_err(|error| text(&error))
 }
 
-fn new_runtime() -> Result<Runtime, DeviceError> {
-    let mut builder = Builder::new_multi_thread();
-    let runtime = builder.worker_threads(2).enable_all().build();
-    runtime.map_err(|error| DeviceError::System(error.to_string()))
-}
-
 /// Where all connections of this process live.
-fn client_runtime() -> Result<&'static Runtime, DeviceError> {
+fn runtime() -> Result<&'static Runtime, DeviceError> {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     if let Some(runtime) = RUNTIME.get() {
         return Ok(runtime);
     }
-    let runtime = new_runtime()?;
+    let mut builder = Builder::new_multi_thread();
+    let runtime = builder.worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|error| DeviceError::System(error.to_string()))?;
     Ok(RUNTIME.get_or_init(|| runtime))
 }
 

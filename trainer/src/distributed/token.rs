@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "remote")]
 use sha2::{Digest, Sha256};
 
 /// Where the token is looked for when no file is named.
@@ -82,15 +83,18 @@ impl Token {
     }
 
     /// The secret key of a worker that has it.
+    #[cfg(feature = "remote")]
     pub(super) fn key(&self) -> [u8; 32] {
         self.hash("espalier worker key")
     }
 
     /// What a client shows the worker: no more than that it knows the token.
+    #[cfg(feature = "remote")]
     pub(super) fn proof(&self) -> [u8; 32] {
         self.hash("espalier client proof")
     }
 
+    #[cfg(feature = "remote")]
     fn hash(&self, purpose: &str) -> [u8; 32] {
         let mut hash = Sha256::new();
         hash.update(purpose);
@@ -117,6 +121,7 @@ mod tests {
         let token = Token::parse(&format!(" {text}\n"), "it").unwrap();
         assert_eq!(token.text(), text);
         assert_eq!(format!("{token:?}"), "Token(..)");
+        #[cfg(feature = "remote")]
         assert_ne!(token.key(), token.proof());
         for wrong in [
             &text[1..],
