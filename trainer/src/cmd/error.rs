@@ -16,6 +16,7 @@ use espalier::device::emulator::EmulatorError;
 use espalier::device::firmware::FirmwareError;
 use espalier::device::footprint::FootprintError;
 use espalier::device::probe::ProbeError;
+use espalier::distributed::{DeviceError, TokenError};
 use espalier::explain::ExplainError;
 use espalier::network::NetworkError;
 use espalier::quantise::ExportError;
@@ -85,6 +86,11 @@ pub enum Error {
     )]
     #[cfg_attr(feature = "candle", allow(dead_code))]
     NoCandle,
+    /// `--backend candle` on other devices.
+    #[error(
+        "Candle computes on the cores of this machine only: leave out `--device`, or `--backend candle`"
+    )]
+    CandleDevices,
     /// `--resume` where nothing was stopped.
     #[error("{}: no compression was stopped here; start without `--resume`", .0.display())]
     NothingToResume(PathBuf),
@@ -162,4 +168,10 @@ pub enum Error {
     /// See the type.
     #[error(transparent)]
     Probe(#[from] ProbeError),
+    /// See the type.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// See the type.
+    #[error(transparent)]
+    Token(#[from] TokenError),
 }

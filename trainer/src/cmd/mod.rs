@@ -5,6 +5,7 @@ mod build;
 mod compress;
 mod curve;
 mod data;
+mod devices;
 mod error;
 mod evaluate;
 mod explain;
@@ -26,6 +27,8 @@ mod sensitivity;
 mod simulate;
 mod train;
 mod verify;
+#[cfg(feature = "remote")]
+mod worker;
 
 use std::process::ExitCode;
 
@@ -74,6 +77,9 @@ pub enum Command {
     Flash(flash::Cmd),
     /// Show the log of a real board that runs, until Ctrl-C
     Monitor(monitor::Cmd),
+    /// Lend this machine's cores to trainings on other machines, until Ctrl-C
+    #[cfg(feature = "remote")]
+    Worker(worker::Cmd),
 }
 
 impl Command {
@@ -98,6 +104,8 @@ impl Command {
             Self::Verify(cmd) => finish(cmd.run(), json),
             Self::Flash(cmd) => finish(cmd.run(), json),
             Self::Monitor(cmd) => finish(cmd.run(), json),
+            #[cfg(feature = "remote")]
+            Self::Worker(cmd) => finish(cmd.run(), json),
         }
     }
 }

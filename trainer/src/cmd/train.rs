@@ -10,6 +10,7 @@ use espalier::augment::Augmentation;
 use espalier::checkpoint::Checkpoint;
 use espalier::config::{DataOptions, Pictures, Project};
 use espalier::data::Dataset;
+use espalier::distributed::Devices;
 use espalier::network::Network;
 use espalier::score::Score;
 use espalier::train::{Backend, Hooks, Outcome, Teacher, TrainOptions, start, train};
@@ -18,6 +19,7 @@ use shared::layer::Shape;
 
 use super::Error;
 use super::backend::BackendFlag;
+use super::devices::{DeviceFlags, Used};
 use super::project::{ProjectPath, stop_on_ctrl_c};
 use super::simulate::recalls;
 use crate::flags::Flags;
@@ -45,6 +47,8 @@ pub struct Cmd {
     resume: bool,
     #[command(flatten)]
     backend: BackendFlag,
+    #[command(flatten)]
+    devices: DeviceFlags,
     #[command(flatten)]
     keys: Keys,
 }
@@ -84,6 +88,9 @@ pub struct Trained {
     pub checkpoint: PathBuf,
     #[serde(flatten)]
     pub score: Score,
+    /// With `--device`, where it was trained.
+    #[serde(flatten)]
+    pub used: Option<Used>,
 }
 
 impl Cmd {
@@ -96,13 +103,15 @@ impl Cmd {
     pub fn train(&self, project: &Project) -> Result<Trained, Error> {
         let backend = self.backend.chosen()?;
         let data = super::project::pictures(project)?;
+        let devices = self.devices.open()?;
+        if devices.is_some() && backend != Backend::Flex {
+            return Err(Error::CandleDevices);
+        }
         let stop = stop_on_ctrl_c()?;
         let course = Course {
-            project,
-            data: &data,
-            resume: self.resume,
-            stop: &stop,
             backend,
+            devices: devices.as_ref(),
+            ..Course::new(project, &data, self.resume, &stop)
         };
         Ok(course.train_and_score()?.1)
     }
@@ -120,14 +129,7 @@ pub fn step(
     resume: bool,
     stop: &AtomicBool,
 ) -> Result<(Checkpoint, Trained), Error> {
-    let course = Course {
-        project,
-        data,
-        resume,
-        stop,
-        backend: Backend::default(),
-    };
-    course.train_and_score()
+    Course::new(project, data, resume, stop).train_and_score()
 }
 
 /// The trainings of one network, or of an ensemble and the one that learns from it.
@@ -139,9 +141,28 @@ pub struct Course<'a> {
     pub stop: &'a AtomicBool,
     /// What computes the networks.
     pub backend: Backend,
+    /// Where; on this machine's cores where there are none.
+    pub devices: Option<&'a Devices>,
 }
 
-impl Course<'_> {
+impl<'a> Course<'a> {
+    /// On this machine's cores.
+    pub fn new(
+        project: &'a Project,
+        data: &'a Pictures,
+        resume: bool,
+        stop: &'a AtomicBool,
+    ) -> Self {
+        Self {
+            project,
+            data,
+            resume,
+            stop,
+            backend: Backend::default(),
+            devices: None,
+        }
+    }
+
     /// The network, saved as the project's, and its score on the test part.
     fn train_and_score(&self) -> Result<(Checkpoint, Trained), Error> {
         let begin = Instant::now();
@@ -155,6 +176,10 @@ impl Course<'_> {
         let mut summary = summarise(self.project, self.data, &trained, self.backend)?;
         (summary.epochs, summary.best_epoch) = (epochs, best_epoch);
         summary.seconds = begin.elapsed().as_secs_f64();
+        let pictures = self.data.train.pictures.len();
+        let steps = self.project.train_options().steps_per_epoch(pictures);
+        let used = |devices| Used::of(devices, &trained.network, pictures.div_ceil(steps));
+        summary.used = self.devices.map(used);
         Ok((trained, summary))
     }
 
@@ -211,6 +236,7 @@ impl Course<'_> {
             curve: (!is_member).then_some(&curve),
             label,
             backend: self.backend,
+            devices: self.devices,
         };
         let augment = &self.project.augment;
         let outcome = train(
@@ -257,6 +283,7 @@ fn summarise(
         seconds: 0.0,
         checkpoint: project.output(FLOAT),
         score,
+        used: None,
     })
 }
 
@@ -290,6 +317,9 @@ impl fmt::Display for Trained {
                 f,
                 "weights of         epoch {best}, the best on the validation pictures"
             )?;
+        }
+        if let Some(used) = &self.used {
+            writeln!(f, "{used}")?;
         }
         write!(f, "checkpoint         {}", self.checkpoint.display())
     }

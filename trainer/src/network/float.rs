@@ -81,12 +81,21 @@ impl FloatNetwork {
     /// Parameters are numbered in the order of the network, so that the state
     /// of an optimiser fits every copy.
     pub fn new(checkpoint: &Checkpoint, device: &Device) -> Self {
+        Self::placed(checkpoint, |_| device)
+    }
+
+    /// The same with the nodes, which are given by their numbers, on several devices.
+    pub(crate) fn placed<'a>(
+        checkpoint: &'a Checkpoint,
+        device_of: impl Fn(usize) -> &'a Device,
+    ) -> Self {
         let mut ids = 0..;
-        let layers = checkpoint.network.nodes.iter().map(|node| {
+        let nodes = checkpoint.network.nodes.iter().enumerate();
+        let layers = nodes.map(|(index, node)| {
             let mut source = Source {
                 checkpoint,
                 node,
-                device,
+                device: device_of(index),
                 ids: &mut ids,
             };
             source.layer()
@@ -116,7 +125,8 @@ impl FloatNetwork {
         self.head(values, &|_, x| x)
     }
 
-    fn head(&self, values: Vec<Tensor<4>>, before_dense: BeforeDense) -> Tensor<2> {
+    /// The same from values and with changed inputs.
+    pub(crate) fn head(&self, values: Vec<Tensor<4>>, before_dense: BeforeDense) -> Tensor<2> {
         let closing = self
             .network
             .nodes
@@ -179,6 +189,24 @@ impl FloatNetwork {
         self.layers.iter().map(of_layer).collect()
     }
 
+    /// The running means and variances of batch normalisation in some nodes, which are given
+    /// by their numbers: the names they have in a checkpoint, and the values.
+    pub(crate) fn statistics(&self, nodes: std::ops::Range<usize>) -> Vec<(String, Tensor<1>)> {
+        let layers = self.network.nodes.iter().zip(&self.layers).enumerate();
+        let layers = layers.filter(|(index, _)| nodes.contains(index));
+        let of_layer = |(_, (node, layer)): (usize, (&Node, &FloatLayer))| {
+            let norm = layer.norm.as_ref()?;
+            Some([
+                (node.tensor_name(Role::Mean), norm.running_mean.value_sync()),
+                (
+                    node.tensor_name(Role::Variance),
+                    norm.running_var.value_sync(),
+                ),
+            ])
+        };
+        layers.filter_map(of_layer).flatten().collect()
+    }
+
     /// The weights that are 0 now.
     pub fn masks(&self) -> Masks {
         let mask = |layer: &FloatLayer| {
@@ -202,7 +230,7 @@ impl FloatNetwork {
     }
 
     /// Values of which some are there already: the input, and the outputs of the first nodes.
-    fn go_on(
+    pub(crate) fn go_on(
         &self,
         mut values: Vec<Tensor<4>>,
         count: usize,

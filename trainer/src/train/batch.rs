@@ -13,6 +13,7 @@ use crate::data::Dataset;
 use crate::network::pictures_to_tensor;
 
 /// Some of the pictures of one step.
+#[derive(Clone)]
 pub(super) struct Shard {
     members: Vec<Member>,
     epoch: usize,
@@ -24,6 +25,23 @@ impl Shard {
     /// Number of pictures.
     pub(super) fn len(&self) -> usize {
         self.members.len()
+    }
+
+    /// The pictures of several shards of one step, in order.
+    pub(super) fn joined<'a>(shards: impl Iterator<Item = &'a Self>) -> Self {
+        let empty = Self {
+            members: Vec::new(),
+            epoch: 0,
+            whole: false,
+        };
+        shards.fold(empty, |mut all, shard| {
+            all.members.extend(&shard.members);
+            Self {
+                epoch: shard.epoch,
+                whole: shard.whole,
+                ..all
+            }
+        })
     }
 }
 
@@ -182,7 +200,7 @@ impl Seen {
 }
 
 /// One of `parts` parts of almost equal length.
-fn part<T>(all: &[T], index: usize, parts: usize) -> &[T] {
+pub(super) fn part<T>(all: &[T], index: usize, parts: usize) -> &[T] {
     &all[index * all.len() / parts..(index + 1) * all.len() / parts]
 }
 

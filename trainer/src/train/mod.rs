@@ -11,12 +11,14 @@ mod curve;
 mod diverged;
 mod dropout;
 mod layer_rates;
+mod learn;
 mod loss;
 mod optimiser;
 mod options;
 mod progress;
 mod run;
 mod schedule;
+mod spread;
 mod start;
 mod teacher;
 mod workers;
@@ -35,6 +37,7 @@ use shared::layer::Shape;
 use crate::augment::Augmentation;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::{Dataset, Picture, PictureShape};
+use crate::distributed::Devices;
 use crate::network::{FloatNetwork, NetworkError, pictures_to_tensor};
 
 pub use average::Average;
@@ -49,6 +52,7 @@ pub use options::{OutOfRange, TrainOptions};
 pub use run::Outcome;
 pub(crate) use run::{Constraint, Job, run};
 pub use schedule::Schedule;
+pub use spread::SplitCost;
 pub use start::start;
 pub(crate) use teacher::Lesson;
 pub use teacher::Teacher;
@@ -75,6 +79,9 @@ pub struct Hooks<'a> {
     /// What computes the network. It decides nothing but the rounding, so that a training
     /// may go on with another.
     pub backend: Backend,
+    /// Where to train; on this machine's cores where there are none. They decide nothing
+    /// but the rounding, so that a training may go on with others.
+    pub devices: Option<&'a Devices>,
 }
 
 static NEVER: AtomicBool = AtomicBool::new(false);
@@ -89,6 +96,7 @@ impl Default for Hooks<'_> {
             curve: None,
             label: "train",
             backend: Backend::default(),
+            devices: None,
         }
     }
 }
@@ -119,6 +127,36 @@ pub enum TrainError {
         step: usize,
         /// All steps.
         steps: usize,
+    },
+    /// Every device is lost.
+    #[error(
+        "no device is left after step {step} of {steps}: {lost}; {}",
+        how_to_resume(file)
+    )]
+    Deserted {
+        /// Which, and why.
+        lost: String,
+        /// Where the training was saved.
+        file: Option<PathBuf>,
+        /// Finished steps.
+        step: usize,
+        /// All steps.
+        steps: usize,
+    },
+    /// A network whose batches cannot be divided.
+    #[error(
+        "batch normalisation takes its statistics over the whole batch, which {0} devices cannot do in parts: give one          `--device`, or divide the network instead of the batch with `--split LAYER`"
+    )]
+    NotDivisible(usize),
+    /// A layer that no network is divided at.
+    #[error(
+        "`--split {name}` is no layer that this network can be divided before; there are {layers}"
+    )]
+    NoSplit {
+        /// The layer.
+        name: String,
+        /// Those that do.
+        layers: String,
     },
     /// The loss is infinite or not a number.
     #[error(

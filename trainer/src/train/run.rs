@@ -4,31 +4,31 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use burn::module::Module;
-use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::{Bytes, Device, Tensor};
+use burn::optim::ModuleOptimizer;
+use burn::tensor::{Bytes, Device};
 
 #[cfg(feature = "candle")]
 use super::Backend;
 use super::average::{self, Place};
-use super::batch::{Batches, Prepared, Shard};
+use super::batch::Batches;
 use super::curve::Curve;
 use super::diverged::Cause;
-use super::dropout::Dropout;
 use super::layer_rates::LayerRates;
-use super::loss::{Goal, Loss};
+use super::learn::{Learned, Numbered, Task};
+use super::loss::Loss;
 use super::optimiser::gather;
 use super::progress::Progress;
 use super::schedule::rate;
+use super::spread::{NoneLeft, Spread};
 use super::teacher::Lesson;
 use super::workers::Workers;
 use super::{Hooks, TrainError, TrainOptions, mean_loss};
 use crate::augment::Augmentation;
 #[cfg(feature = "candle")]
-use crate::candle::{CandleNetwork, Found};
+use crate::candle::CandleNetwork;
 use crate::checkpoint::{BestEpoch, Checkpoint, Tensors, TrainingState};
 use crate::data::Dataset;
-use crate::network::{FloatNetwork, Masks, Network, numbers};
+use crate::network::{FloatNetwork, Masks, Network};
 
 /// Pictures that one worker takes at a time. Fixed, so that the sums, and with
 /// them the bits, do not depend on the number of cores.
@@ -137,6 +137,8 @@ struct Run<'a> {
     best: Option<(BestEpoch, f64)>,
     batches: Batches<'a>,
     workers: Workers,
+    /// Other devices than the workers, or beside them.
+    spread: Option<Spread<'a>>,
     /// Most pictures that one worker takes at a time.
     shard: usize,
     device: Device,
@@ -172,6 +174,11 @@ impl<'a> Run<'a> {
             progress: Progress::new(job.hooks.label, state.step, steps, batches.per_epoch),
             masks: job.constraint.map(|_| network.masks()),
             workers,
+            spread: job
+                .hooks
+                .devices
+                .map(|devices| Spread::new(devices, &checkpoint.network))
+                .transpose()?,
             shard: shard(&checkpoint.network),
             rates: LayerRates::new(&checkpoint.network, job.options),
             loss: Loss::new(job.data, job.options),
@@ -261,48 +268,9 @@ impl<'a> Run<'a> {
 
     fn train_step(&mut self) -> Result<(), TrainError> {
         let shards = self.batches.shards(self.step, self.shard);
-        let pictures: usize = shards.iter().map(Shard::len).sum();
-        #[cfg(feature = "candle")]
-        let candle = self.on_candle()?;
-        let (network, device) = (&self.network, &self.device);
-        let lesson = self.job.lesson.as_ref();
-        let numbered = shards.into_iter().enumerate().collect();
-        let results = self
-            .workers
-            .map(numbered, |(number, shard): (usize, Shard)| {
-                let Prepared {
-                    input,
-                    targets,
-                    labels,
-                    keys,
-                } = self.batches.prepare(&shard, device);
-                let taught = lesson.map(|lesson| lesson.answers(&input, &keys));
-                let dropout = Dropout {
-                    share: self.job.options.dropout,
-                    seed: self.job.options.seed,
-                    step: self.step,
-                    shard: number,
-                };
-                let judge = |logits: Tensor<2>| {
-                    let right = count_right(&numbers(logits.clone().inner()), &labels);
-                    let loss = self.loss.sum(logits, &Goal { targets, taught });
-                    (loss / pictures as f64, right)
-                };
-                #[cfg(feature = "candle")]
-                if let Some(candle) = &candle {
-                    let drop = |layer, ones| dropout.apply(layer, ones);
-                    let drop = (dropout.share > 0.0).then_some(drop);
-                    return Learned::from(candle.learn(network, input, drop, judge));
-                }
-                // A copy of its own for each, or they would wait for each other.
-                let network = match shard.whole {
-                    true => network.clone(),
-                    false => network.valid().train(),
-                };
-                let (loss, right) =
-                    judge(network.logits_through(input, &|layer, x| dropout.apply(layer, x)));
-                Learned::new(loss, right, &network)
-            });
+        let shards: Vec<Numbered> = shards.into_iter().enumerate().collect();
+        let pictures: usize = shards.iter().map(|(_, shard)| shard.len()).sum();
+        let results = self.learn(shards, pictures)?;
         let loss = results.iter().map(|result| result.loss).sum::<f32>();
         let right = results.iter().map(|result| result.right).sum();
         if !loss.is_finite() {
@@ -319,6 +287,40 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// What all shards together say, of a mean over so many pictures.
+    fn learn(
+        &mut self,
+        shards: Vec<Numbered>,
+        pictures: usize,
+    ) -> Result<Vec<Learned>, TrainError> {
+        #[cfg(feature = "candle")]
+        let candle = self.on_candle()?;
+        if self.spread.as_ref().is_some_and(Spread::needs_tensors) {
+            self.checkpoint.tensors = self.network.to_tensors();
+        }
+        let task = Task {
+            batches: &self.batches,
+            loss: &self.loss,
+            lesson: self.job.lesson.as_ref(),
+            options: self.job.options,
+            step: self.step,
+            pictures,
+        };
+        let (workers, network) = (&self.workers, &self.network);
+        #[cfg(feature = "candle")]
+        if let Some(candle) = &candle {
+            return Ok(task.on_candle(candle, workers, network, shards));
+        }
+        let learned = match &self.spread {
+            None => Ok(task.on_cores(workers, network, shards)),
+            Some(spread) => spread.learn(&task, workers, network, &self.checkpoint, &shards),
+        };
+        match learned {
+            Ok(learned) => Ok(learned),
+            Err(NoneLeft) => Err(self.deserted()?),
+        }
+    }
+
     /// The present network on Candle, where that computes it.
     #[cfg(feature = "candle")]
     fn on_candle(&mut self) -> Result<Option<CandleNetwork>, TrainError> {
@@ -327,6 +329,21 @@ impl<'a> Run<'a> {
         }
         self.checkpoint.tensors = self.network.to_tensors();
         Ok(Some(CandleNetwork::new(&self.checkpoint)?))
+    }
+
+    /// No device is left: what was trained is kept.
+    fn deserted(&mut self) -> Result<TrainError, TrainError> {
+        self.save()?;
+        Ok(TrainError::Deserted {
+            lost: self
+                .spread
+                .as_ref()
+                .map(Spread::obituary)
+                .unwrap_or_default(),
+            file: self.saved.and(self.job.hooks.save).map(ToOwned::to_owned),
+            step: self.step,
+            steps: self.steps,
+        })
     }
 
     fn diverged(&self) -> TrainError {
@@ -360,7 +377,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Those that another backend has taken of the batch.
+    /// Those that another device or backend has taken of the batch.
     fn take_statistics(&mut self, statistics: Vec<(String, Vec<f32>)>) {
         self.checkpoint.tensors = self.network.to_tensors();
         for (name, values) in statistics {
@@ -502,45 +519,4 @@ fn resume(
     optimiser
         .from_bytes(Bytes::from_bytes_vec(state.optimiser.clone()))
         .map_err(|error| TrainError::Optimiser(error.to_string()))
-}
-
-/// What one worker found out about its shard.
-struct Learned {
-    gradients: GradientsParams,
-    /// The shard's part of the mean over the batch.
-    loss: f32,
-    right: usize,
-    /// Of batch normalisation, where they are not in the network yet: names and values.
-    statistics: Vec<(String, Vec<f32>)>,
-}
-
-#[cfg(feature = "candle")]
-impl From<Found<usize>> for Learned {
-    fn from(found: Found<usize>) -> Self {
-        Self {
-            gradients: found.gradients,
-            loss: found.loss,
-            right: found.more,
-            statistics: found.statistics,
-        }
-    }
-}
-
-impl Learned {
-    /// From a shard's part of the mean loss over the batch.
-    fn new(loss: Tensor<1>, right: usize, network: &FloatNetwork) -> Self {
-        Self {
-            loss: numbers(loss.clone().inner()).into_iter().sum(),
-            gradients: GradientsParams::from_grads(loss.backward(), network),
-            right,
-            statistics: Vec::new(),
-        }
-    }
-}
-
-fn count_right(logits: &[f32], labels: &[usize]) -> usize {
-    let classes = logits.len() / labels.len().max(1);
-    let rows = logits.chunks(classes.max(1)).zip(labels);
-    rows.filter(|(row, label)| super::argmax(row) == **label)
-        .count()
 }

@@ -10,7 +10,7 @@ use espalier::config::{Pictures, Project};
 use espalier::data::Dataset;
 use espalier::score::Score;
 use espalier::simulate::simulate;
-use espalier::train::{Backend, TrainOptions};
+use espalier::train::TrainOptions;
 use serde::{Deserialize, Serialize};
 
 use super::report::Row;
@@ -184,13 +184,7 @@ impl Work<'_> {
     fn float(&self, method: Method) -> Result<(), Error> {
         let begin = Instant::now();
         let project = self.cell.project(method);
-        let course = Course {
-            project: &project,
-            data: self.pictures,
-            resume: false,
-            stop: self.stop,
-            backend: Backend::default(),
-        };
+        let course = Course::new(&project, self.pictures, false, self.stop);
         let trained = course.run()?.checkpoint;
         trained.save(&project.output(FLOAT))?;
         course.clean_up();
