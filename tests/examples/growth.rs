@@ -10,6 +10,10 @@ use espalier_tests::bench;
 use espalier_tests::speed::{Trial, median, pictures};
 use serde_json::{Value, json};
 
+/// That of `espalier` itself.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Accuracy that is asked for.
 const GOAL: f64 = 0.9;
 /// Held back of the training pictures.

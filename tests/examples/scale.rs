@@ -1,20 +1,28 @@
 //! How fast the article's network is trained at batch 64: by one single-threaded worker, by
-//! one on each core, and by PyTorch where there is one. They take turns, and
-//! medians count. Then what training on two hosts and in two parts changes.
+//! one on each core, with Candle, and by PyTorch where there is one. They take turns, and
+//! medians count. Then what training on two hosts (in network namespaces of this machine)
+//! and in two parts changes, and what becomes of faults.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 
-use espalier::train::{Hooks, TrainOptions};
+use espalier::train::{Backend, Hooks, TrainOptions};
 use espalier_tests::bench;
+use espalier_tests::scale::{split, two_hosts};
 use espalier_tests::speed::{Trial, median, pictures};
 use serde_json::{Value, json};
+
+/// That of `espalier` itself.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Turns of each; one more before them does not count.
 const TURNS: usize = 5;
 /// Steps of a turn.
 const STEPS: usize = 100;
+/// Of Candle, which is slower.
+const CANDLE_STEPS: usize = 20;
 const BATCH: usize = 64;
 
 fn main() -> ExitCode {
@@ -24,26 +32,32 @@ fn main() -> ExitCode {
 fn measure() -> Result<Value, Box<dyn Error>> {
     let cores = std::thread::available_parallelism()?.get();
     let data = pictures(BATCH * STEPS)?;
-    let speed = |workers| {
-        let options = TrainOptions {
-            epochs: 1,
-            batch: BATCH,
-            ..Default::default()
-        };
-        let preset = "article";
+    let few = pictures(BATCH * CANDLE_STEPS)?;
+    let speed = |data, workers, backend| {
         let trial = Trial {
-            data: &data,
-            preset,
+            data,
+            preset: "article",
             workers,
-            options,
+            options: TrainOptions {
+                epochs: 1,
+                batch: BATCH,
+                ..Default::default()
+            },
         };
-        trial.speed(&Hooks::default())
+        trial.speed(&Hooks {
+            backend,
+            ..Hooks::default()
+        })
     };
     let mut pytorch = PyTorch::start()?;
     let mut turns = Vec::new();
     for turn in 0..=TURNS {
-        let theirs = pytorch.as_mut().map(PyTorch::speed).transpose()?;
-        let figures = (speed(1)?, speed(cores)?, theirs);
+        let figures = Turn {
+            pytorch: pytorch.as_mut().map(PyTorch::speed).transpose()?,
+            one_worker: speed(&data, 1, Backend::Flex)?,
+            all_cores: speed(&data, cores, Backend::Flex)?,
+            candle: speed(&few, cores, Backend::Candle)?,
+        };
         if turn > 0 {
             turns.push(figures);
         }
@@ -56,18 +70,26 @@ fn measure() -> Result<Value, Box<dyn Error>> {
         "cores": cores,
         "batch": BATCH,
         "images_per_s": {
-            "one_worker": of(|turn| Some(turn.0)),
-            "all_cores": of(|turn| Some(turn.1)),
-            "pytorch": of(|turn| turn.2),
+            "one_worker": of(|turn| Some(turn.one_worker)),
+            "all_cores": of(|turn| Some(turn.all_cores)),
+            "candle": of(|turn| Some(turn.candle)),
+            "pytorch": of(|turn| turn.pytorch),
         },
-        "speedup_all_cores": of(|turn| Some(turn.1 / turn.0)),
-        "ratio_to_pytorch": of(|turn| Some(turn.1 / turn.2?)),
+        "speedup_all_cores": of(|turn| Some(turn.all_cores / turn.one_worker)),
+        "ratio_to_pytorch": of(|turn| Some(turn.all_cores / turn.pytorch?)),
         "pytorch": pytorch.as_ref().map(|pytorch| &pytorch.version),
+        "two_hosts": two_hosts()?,
+        "split": split()?,
     }))
 }
 
-/// Pictures a second of one worker, of all cores and of PyTorch.
-type Turn = (f64, f64, Option<f64>);
+/// Pictures a second.
+struct Turn {
+    pytorch: Option<f64>,
+    one_worker: f64,
+    all_cores: f64,
+    candle: f64,
+}
 
 fn print(results: &Value) {
     let figure = |value: &Value| {
@@ -83,6 +105,7 @@ fn print(results: &Value) {
     for (name, key) in [
         ("one worker", "one_worker"),
         ("all cores", "all_cores"),
+        ("Candle", "candle"),
         ("PyTorch", "pytorch"),
     ] {
         println!("{name:<12}{:>8}", figure(&speeds[key]));
@@ -105,6 +128,16 @@ fn print(results: &Value) {
             "no PyTorch: python3 -m venv DIR, DIR/bin/pip install torch, and ESPALIER_PYTHON=DIR/bin/python"
         ),
     }
+    let hosts = &results["two_hosts"];
+    println!(
+        "two hosts: losses of {} steps differ by at most {}; {} faults tried, {} survived",
+        hosts["steps"], hosts["loss_difference"], hosts["faults_tried"], hosts["faults_survived"]
+    );
+    let split = &results["split"];
+    println!(
+        "in two parts: losses of {} steps differ by at most {}; {} bytes to and fro in each",
+        split["steps"], split["loss_difference"], split["bytes_per_step"]
+    );
 }
 
 /// A process that trains with PyTorch whenever it is asked.
