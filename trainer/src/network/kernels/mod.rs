@@ -373,7 +373,7 @@ mod tests {
             for (kernel, stride) in [([2, 2], [2, 2]), ([3, 2], [1, 2]), ([3, 3], [2, 1])] {
                 let x = waves([2, 3, SIDES[0], SIDES[1]], 4);
                 let ours = max_pool(x.clone(), windows(kernel, stride, border));
-                let ours = outputs_and_gradients(ours, &[x.clone()], None);
+                let ours = outputs_and_gradients(ours, std::slice::from_ref(&x), None);
                 let burns = MaxPool2dConfig::new(sides(kernel))
                     .with_strides(sides(stride))
                     .with_padding(padding(border))
