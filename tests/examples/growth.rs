@@ -1,6 +1,6 @@
 //! What training costs as work grows: pictures a second, and seconds to 90 % of the held-back
 //! pictures of Fashion-MNIST, by batch and workers; and what more machines would bring, by
-//! calculation. Takes a quarter of an hour on 2 cores.
+//! calculation. Takes more than a quarter of an hour on 2 cores.
 
 use std::error::Error;
 use std::process::ExitCode;
