@@ -140,11 +140,7 @@ fn calculate(rows: &[Value]) -> Vec<Value> {
 }
 
 fn print(results: &Value) {
-    let figure = |value: &Value| {
-        value
-            .as_f64()
-            .map_or("-".into(), |figure| format!("{figure:.0}"))
-    };
+    let figure = |value| bench::figure(value, 0);
     println!(
         "{:<12}{:>6}{:>12}{:>12}{:>8}{:>10}",
         "network", "batch", "one worker", "all cores", "epochs", "seconds"

@@ -92,11 +92,7 @@ struct Turn {
 }
 
 fn print(results: &Value) {
-    let figure = |value: &Value| {
-        value
-            .as_f64()
-            .map_or("-".into(), |speed| format!("{speed:.0}"))
-    };
+    let figure = |value| bench::figure(value, 0);
     let speeds = &results["images_per_s"];
     println!(
         "pictures a second, batch {}, {} cores",
@@ -110,11 +106,7 @@ fn print(results: &Value) {
     ] {
         println!("{name:<12}{:>8}", figure(&speeds[key]));
     }
-    let ratio = |value: &Value| {
-        value
-            .as_f64()
-            .map_or("-".into(), |ratio| format!("{ratio:.2}"))
-    };
+    let ratio = |value| bench::figure(value, 2);
     println!(
         "all cores to one worker  {}",
         ratio(&results["speedup_all_cores"])

@@ -20,3 +20,10 @@ pub fn run(
     }
     ExitCode::SUCCESS
 }
+
+/// A number with so many decimals, or a dash where there is none.
+pub fn figure(value: &Value, decimals: usize) -> String {
+    value
+        .as_f64()
+        .map_or("-".into(), |figure| format!("{figure:.decimals$}"))
+}

@@ -198,27 +198,27 @@ fn goes_on_elsewhere(ground: &Ground) -> Outcome {
         .train(&[&addresses[0], &addresses[1]])
         .map_err(text)?;
     training.reach(2);
-    training.interrupt();
-    says(
-        &training.end(),
-        false,
-        &["interrupted after step", "--resume"],
-    )?;
+    is_interrupted(training)?;
     let devices = [addresses[0].as_str(), "flex", addresses[1].as_str()];
     let mut training = ground.train_with(&devices, &["--resume"]).map_err(text)?;
     let finished = losses(ground.folder()).len();
     training.reach(finished + 2);
-    training.interrupt();
-    says(
-        &training.end(),
-        false,
-        &["interrupted after step", "--resume"],
-    )?;
+    is_interrupted(training)?;
     let called = ground
         .train_with(&[&addresses[1]], &["--resume"])
         .map_err(text)?
         .end();
     ground.same_as_alone(&called)
+}
+
+/// Ctrl-C ends it, and it says how it goes on.
+fn is_interrupted(training: Training) -> Outcome {
+    training.interrupt();
+    says(
+        &training.end(),
+        false,
+        &["interrupted after step", "--resume"],
+    )
 }
 
 fn other_token(ground: &Ground) -> Outcome {

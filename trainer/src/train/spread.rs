@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::TrainError;
 use super::batch::part;
 use super::learn::{Learned, Numbered, Sides, Silent, Task, crossing};
-use super::workers::Workers;
+use super::workers::{Workers, join};
 use crate::checkpoint::Checkpoint;
 use crate::distributed::{DeviceName, Devices, Layout, Seat};
 use crate::network::{FloatNetwork, Network};
@@ -123,14 +123,8 @@ fn in_parts<'a>(
             (seat, scope.spawn(move || learn(seat, part)))
         });
         let started: Vec<_> = started.collect();
-        let join = |(seat, thread): (_, std::thread::ScopedJoinHandle<_>)| {
-            let result = thread.join();
-            (
-                seat,
-                result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            )
-        };
-        started.into_iter().map(join).collect()
+        let started = started.into_iter();
+        started.map(|(seat, thread)| (seat, join(thread))).collect()
     });
     let (mut all, mut lost) = (Vec::new(), Vec::new());
     for (seat, result) in results {

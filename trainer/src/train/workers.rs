@@ -57,7 +57,8 @@ impl Workers {
     }
 }
 
-fn join<R>(thread: std::thread::ScopedJoinHandle<'_, R>) -> R {
+/// The result of a thread; its panic goes on in this one.
+pub(super) fn join<R>(thread: std::thread::ScopedJoinHandle<'_, R>) -> R {
     thread
         .join()
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))

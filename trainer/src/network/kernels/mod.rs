@@ -1,8 +1,8 @@
 //! Convolution and max pooling for training on the CPU, in place of Burn's.
 //!
 //! Burn's Flex device takes a convolution apart into many small products and moves its
-//! layout before and behind each; here a batch is one product, and bias and activation
-//! are part of it. On every other device the layers are Burn's own.
+//! layout before and behind each; here a few pictures are one product, and bias and
+//! activation are part of it. On every other device the layers are Burn's own.
 
 mod convolution;
 mod depthwise;

@@ -55,19 +55,6 @@ impl Windows {
         self.output[0] * self.output[1]
     }
 
-    /// Changes each input of a row by the output before it.
-    pub fn scatter(&self, row: &Row, y: &[f32], x: &mut [f32], change: impl Fn(&mut f32, f32)) {
-        // Without steps between them the compiler takes several at once.
-        let (x, y) = (&mut x[row.input.clone()], &y[row.out.clone()]);
-        match self.stride[1] {
-            1 => x.iter_mut().zip(y).for_each(|(x, &y)| change(x, y)),
-            step => {
-                let x = x.iter_mut().step_by(step);
-                x.zip(y).for_each(|(x, &y)| change(x, y));
-            }
-        }
-    }
-
     /// From one input of a [`Row`] to the next.
     pub fn step(&self) -> usize {
         self.stride[1]
@@ -110,15 +97,12 @@ impl Windows {
         lanes: usize,
     ) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + '_ {
         let wide = move |range: Range<usize>| range.start * lanes..range.end * lanes;
-        // Without steps between them, a row at once.
-        let (parts, step) = match self.stride[1] {
-            1 => (None, 1),
-            step => (Some(1), step),
-        };
+        let step = self.stride[1];
         self.rows(place).flat_map(move |Row { out, input }| {
-            let length = parts.unwrap_or(out.len());
-            let outs = out.step_by(length);
-            outs.zip(input.step_by(length * step))
+            // Without steps between them, a row at once.
+            let length = if step == 1 { out.len() } else { 1 };
+            out.step_by(length)
+                .zip(input.step_by(length * step))
                 .map(move |(out, input)| (wide(input..input + length), wide(out..out + length)))
         })
     }
