@@ -180,9 +180,8 @@ fn from_columns(columns: &Flat, channels: usize, windows: Windows, x: &mut [f32]
         for place in 0..area {
             let line = (channel * area + place) * pictures + picture;
             let columns = &columns[line * count..][..count];
-            for (input, out) in windows.pairs(place, 1) {
-                let x = x[input].iter_mut().zip(&columns[out]);
-                x.for_each(|(x, column)| *x += column);
+            for row in windows.rows(place) {
+                windows.scatter(&row, columns, x, |x, column| *x += column);
             }
         }
     }

@@ -55,6 +55,19 @@ impl Windows {
         self.output[0] * self.output[1]
     }
 
+    /// Changes each input of a row by the output before it.
+    pub fn scatter(&self, row: &Row, y: &[f32], x: &mut [f32], change: impl Fn(&mut f32, f32)) {
+        // Without steps between them the compiler takes several at once.
+        let (x, y) = (&mut x[row.input.clone()], &y[row.out.clone()]);
+        match self.stride[1] {
+            1 => x.iter_mut().zip(y).for_each(|(x, &y)| change(x, y)),
+            step => {
+                let x = x.iter_mut().step_by(step);
+                x.zip(y).for_each(|(x, &y)| change(x, y));
+            }
+        }
+    }
+
     /// From one input of a [`Row`] to the next.
     pub fn step(&self) -> usize {
         self.stride[1]
