@@ -194,6 +194,43 @@ fn layers_can_be_split_and_differ() {
 }
 
 #[test]
+fn other_networks_teach_beside_the_uncompressed_one() {
+    let (_folder, path) = trained();
+    fs::copy(
+        path.join("out/float.safetensors"),
+        path.join("same.safetensors"),
+    )
+    .unwrap();
+    let taught_by = |teachers: &str| {
+        let flags = ["--target-params", "1500", "--teachers", teachers];
+        json(&path, compress(&flags));
+        fs::read(path.join("out/pruned.safetensors")).unwrap()
+    };
+    let alone = taught_by("[]");
+    assert!(
+        alone == taught_by("['same.safetensors']"),
+        "the mean of two that say the same is another"
+    );
+    assert!(call(&path, ["train", "--seed", "2"]).success);
+    let other = path.join("other.safetensors");
+    fs::rename(path.join("out/float.safetensors"), &other).unwrap();
+    fs::copy(
+        path.join("same.safetensors"),
+        path.join("out/float.safetensors"),
+    )
+    .unwrap();
+    assert!(alone != taught_by("['other.safetensors']"));
+
+    let stranger = workspace().join("examples/base/conv3.safetensors");
+    let stranger = format!("['{}']", stranger.display());
+    let refused = call(&path, compress(&["--teachers", &stranger]));
+    assert!(!refused.success);
+    for word in ["conv3.safetensors", "compress.teachers", "classes"] {
+        assert!(refused.stderr.contains(word), "{}", refused.stderr);
+    }
+}
+
+#[test]
 fn a_search_that_was_killed_goes_on_to_the_same_network() {
     let (_folder, path) = trained();
     let flags = compress(&["--target-params", "1000", "--max-drop", "100"]);

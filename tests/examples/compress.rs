@@ -2,6 +2,7 @@
 //! test pictures in the host simulation, and on some in the emulator. An example, so that
 //! it shares what the tests have compiled.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -10,8 +11,10 @@ use espalier::compress::scale::{ScaleMode, scale};
 use espalier::data::{self, Dataset, Part, Source};
 use espalier::device::{Board, emulator, firmware};
 use espalier::quantise::{ExportOptions, calibrate, export};
+use espalier::score::mean;
 use espalier::simulate;
 use espalier::train::answers;
+use espalier_tests::bench;
 use espalier_tests::command::workspace;
 use espalier_tests::measured::{LIMIT, Measured};
 use serde_json::{Map, Value, json};
@@ -23,7 +26,7 @@ type Failure = Box<dyn std::error::Error>;
 const SCALE: f32 = 0.1;
 
 fn main() -> ExitCode {
-    espalier_tests::bench::run(measure, print)
+    bench::run(measure, print)
 }
 
 fn measure() -> Result<Value, Failure> {
@@ -50,8 +53,34 @@ fn measure() -> Result<Value, Failure> {
             );
         }
     }
+    for (row, seeds) in seeds(&folder.join("seeds.csv"))? {
+        if let Some(model) = models.get_mut(&row) {
+            model["seeds"] = seeds;
+        }
+    }
     let scaled = scaled(&article, &train, &source)?;
     Ok(json!({ "models": models, "scale": scaled, "board": board.name }))
+}
+
+/// What the recorded compressions of each model's project lost, over seeds.
+fn seeds(file: &Path) -> Result<BTreeMap<String, Value>, Failure> {
+    let text = std::fs::read_to_string(file)?;
+    let mut rows: BTreeMap<String, [Vec<f64>; 2]> = BTreeMap::new();
+    for line in text.lines().skip(1) {
+        let fields: Vec<&str> = line.split(',').collect();
+        let [row, _, _, _, _, _, before, _, after, _] = fields[..] else {
+            return Err(format!("{line}: not a row of seeds.csv").into());
+        };
+        let (before, after): (f64, f64) = (before.parse()?, after.parse()?);
+        let [accuracies, drops] = rows.entry(row.to_owned()).or_default();
+        accuracies.push(100.0 * after);
+        drops.push(100.0 * (before - after));
+    }
+    let of_row = |(row, [accuracies, drops]): (String, [Vec<f64>; 2])| {
+        let means = json!({ "accuracy": mean(&accuracies), "drop": mean(&drops) });
+        (row, means)
+    };
+    Ok(rows.into_iter().map(of_row).collect())
 }
 
 /// The article's network in int8, not compressed.
@@ -144,21 +173,42 @@ fn scaled(whole: &Checkpoint, train: &Dataset, source: &Source) -> Result<Value,
     }))
 }
 
+/// Such as `0.41 ± 0.12 (3)`.
+fn of_seeds(drop: &Value) -> String {
+    let figure = |key: &str| bench::figure(&drop[key], 2);
+    format!(
+        "{} ± {} ({})",
+        figure("mean"),
+        figure("half_width"),
+        bench::figure(&drop["count"], 0)
+    )
+}
+
 fn print(results: &Value) {
     println!(
-        "{:<14} {:>8} {:>8} {:>8} {:>9} {:>8} {:>6} {:>13} {:>6}",
-        "model", "params", "nonzero", "bytes", "accuracy", "float", "drop", "instructions", "ratio"
+        "{:<14} {:>8} {:>8} {:>8} {:>9} {:>8} {:>6} {:>15} {:>13} {:>6}",
+        "model",
+        "params",
+        "nonzero",
+        "bytes",
+        "accuracy",
+        "float",
+        "drop",
+        "of all seeds",
+        "instructions",
+        "ratio"
     );
     for (name, model) in results["models"].as_object().into_iter().flatten() {
         let percent = |key: &str| 100.0 * model[key].as_f64().unwrap_or(f64::NAN);
         println!(
-            "{name:<14} {:>8} {:>8} {:>8} {:>7.2} % {:>6.2} % {:>6.2} {:>13} {:>6.3}",
+            "{name:<14} {:>8} {:>8} {:>8} {:>7.2} % {:>6.2} % {:>6.2} {:>15} {:>13} {:>6.3}",
             model["params"],
             model["nonzeros"],
             model["model_bytes"],
             percent("accuracy"),
             percent("float_accuracy"),
             model["drop"].as_f64().unwrap_or(f64::NAN),
+            of_seeds(&model["seeds"]["drop"]),
             model["instructions"],
             model["instructions_ratio"].as_f64().unwrap_or(f64::NAN)
         );

@@ -471,6 +471,12 @@ impl Project {
         options
     }
 
+    /// The checkpoints of `[compress] teachers`.
+    pub fn teachers(&self) -> impl Iterator<Item = PathBuf> {
+        let files = self.compress.teachers.iter();
+        files.map(|file| self.folder.join(file))
+    }
+
     /// A file in the output folder.
     pub fn output(&self, name: &str) -> PathBuf {
         self.folder.join(&self.output.folder).join(name)

@@ -171,7 +171,7 @@ pub fn step(
         project,
         data,
         trained: &trained,
-        teacher: Teacher::new(&trained, &data.train)?,
+        teacher: teacher(project, data, &trained)?,
         stop,
         meter,
         state: Searched::default(),
@@ -268,6 +268,17 @@ fn chip(project: &Project) -> Result<(Option<Chip>, String), Error> {
             }
         }
     }
+}
+
+/// The uncompressed network and whatever else the project has to learn from.
+fn teacher(project: &Project, data: &Pictures, trained: &Checkpoint) -> Result<Teacher, Error> {
+    let mut teacher = Teacher::new(trained, &data.train)?;
+    for file in project.teachers() {
+        let other = Checkpoint::load(&file)?;
+        let joined = teacher.join(&other, &data.train);
+        joined.map_err(|source| Error::Teacher { file, source })?;
+    }
+    Ok(teacher)
 }
 
 /// A compression under way.

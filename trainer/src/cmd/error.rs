@@ -74,6 +74,14 @@ pub enum Error {
         /// All layers.
         layers: String,
     },
+    /// A checkpoint of `compress.teachers` that has nothing to teach here.
+    #[error("{}, of compress.teachers: {source}", file.display())]
+    Teacher {
+        /// The checkpoint.
+        file: PathBuf,
+        /// Why.
+        source: TrainError,
+    },
     /// A fine-tuning from nothing.
     #[error(
         "there is nothing to fine-tune: give the checkpoint to start from as `--base CKPT` or `train.base`, or call `espalier train`"

@@ -16,6 +16,7 @@ pub mod structured;
 
 use std::num::NonZeroU8;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -96,6 +97,9 @@ pub struct CompressOptions {
     pub distill: f32,
     /// What both networks' logits are divided by for that, above 0.
     pub temperature: f32,
+    /// Checkpoints that teach beside the uncompressed network, by the mean of all their
+    /// logits; for pictures of the same shape and classes.
+    pub teachers: Vec<PathBuf>,
 }
 
 impl Default for CompressOptions {
@@ -126,6 +130,7 @@ impl Default for CompressOptions {
             mix: true,
             distill: 0.5,
             temperature: 4.0,
+            teachers: Vec::new(),
         }
     }
 }
@@ -220,6 +225,10 @@ impl CompressOptions {
         (
             "temperature",
             "Softens those answers; 1 leaves them as they are",
+        ),
+        (
+            "teachers",
+            "Checkpoints to learn from beside the uncompressed network: ['larger.safetensors']",
         ),
     ];
 
