@@ -202,14 +202,14 @@ fn print(results: &Value) {
         let percent = |key: &str| 100.0 * model[key].as_f64().unwrap_or(f64::NAN);
         println!(
             "{name:<14} {:>8} {:>8} {:>8} {:>7.2} % {:>6.2} % {:>6.2} {:>15} {:>13} {:>6.3}",
-            model["params"],
-            model["nonzeros"],
-            model["model_bytes"],
+            model["params"].to_string(),
+            model["nonzeros"].to_string(),
+            model["model_bytes"].to_string(),
             percent("accuracy"),
             percent("float_accuracy"),
             model["drop"].as_f64().unwrap_or(f64::NAN),
             of_seeds(&model["seeds"]["drop"]),
-            model["instructions"],
+            model["instructions"].to_string(),
             model["instructions_ratio"].as_f64().unwrap_or(f64::NAN)
         );
     }
@@ -225,6 +225,6 @@ fn print(results: &Value) {
     );
     println!(
         "accuracy over 10,000 test pictures in the host simulation; instructions, not cycles, on the emulated {}",
-        results["board"]
+        results["board"].as_str().unwrap_or_default()
     );
 }
