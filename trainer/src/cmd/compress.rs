@@ -276,7 +276,10 @@ fn teacher(project: &Project, data: &Pictures, trained: &Checkpoint) -> Result<T
     for file in project.teachers() {
         let other = Checkpoint::load(&file)?;
         let joined = teacher.join(&other, &data.train);
-        joined.map_err(|source| Error::Teacher { file, source })?;
+        joined.map_err(|source| Error::Teacher {
+            file,
+            source: Box::new(source),
+        })?;
     }
     Ok(teacher)
 }

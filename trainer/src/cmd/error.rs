@@ -80,7 +80,7 @@ pub enum Error {
         /// The checkpoint.
         file: PathBuf,
         /// Why.
-        source: TrainError,
+        source: Box<TrainError>,
     },
     /// A fine-tuning from nothing.
     #[error(
