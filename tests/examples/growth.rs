@@ -20,10 +20,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const GOAL: f64 = 0.9;
 /// Held back of the training pictures.
 const HELD: f32 = 0.1;
-const PRESETS: [&str; 2] = ["article", "article-1m"];
+/// Networks, and the epochs that are tried first for the goal.
+const PRESETS: [(&str, usize); 2] = [("article", 6), ("article-1m", 3)];
 const BATCHES: [usize; 5] = [32, 64, 128, 256, 512];
-/// Epochs that are tried first for the goal, for each of [`PRESETS`].
-const FIRST_EPOCHS: [usize; 2] = [6, 3];
 /// More are not tried.
 const MOST_EPOCHS: usize = 12;
 /// The highest learning rate for a batch of 64; it grows with the root of the batch.
@@ -43,26 +42,24 @@ fn measure() -> Result<Value, Box<dyn Error>> {
     let cores = std::thread::available_parallelism()?.get();
     let (train, held) = pictures(usize::MAX)?.split(HELD, 1)?;
     let few = train.subset(&(0..PICTURES).collect::<Vec<_>>());
+    let cases = PRESETS.map(|(preset, first)| BATCHES.map(|batch| (preset, batch, first)));
+    let cases = cases.concat();
     let mut rows = Vec::new();
-    for preset in PRESETS {
-        for batch in BATCHES {
-            let [one, all] = [
-                speed(&few, preset, batch, 1)?,
-                speed(&few, preset, batch, cores)?,
-            ];
-            eprintln!("{preset}, batch {batch}: {one:.0} and {all:.0} pictures/s");
-            rows.push(json!({
-                "network": preset,
-                "batch": batch,
-                "images_per_s": { "one_worker": one, "all_cores": all },
-                "to_goal": Value::Null,
-            }));
-        }
+    for &(preset, batch, _) in &cases {
+        let [one, all] = [
+            speed(&few, preset, batch, 1)?,
+            speed(&few, preset, batch, cores)?,
+        ];
+        eprintln!("{preset}, batch {batch}: {one:.0} and {all:.0} pictures/s");
+        rows.push(json!({
+            "network": preset,
+            "batch": batch,
+            "images_per_s": { "one_worker": one, "all_cores": all },
+            "to_goal": Value::Null,
+        }));
     }
-    let cases = PRESETS.iter().zip(FIRST_EPOCHS);
-    let cases = cases.flat_map(|(&preset, first)| BATCHES.map(|batch| (preset, batch, first)));
     for (row, (preset, batch, first)) in rows.iter_mut().zip(cases) {
-        if let Some(epochs) = to_goal(&train, &held, (preset, batch), first)? {
+        if let Some(epochs) = to_goal(&train, &held, (preset, batch), cores, first)? {
             // Workers do not change what is learnt.
             let pictures = (epochs * train.pictures.len()) as f64;
             let seconds = |workers: &str| Some(pictures / row["images_per_s"][workers].as_f64()?);
@@ -110,13 +107,14 @@ fn to_goal(
     data: &Dataset,
     held: &Dataset,
     (preset, batch): (&str, usize),
+    workers: usize,
     first: usize,
 ) -> Result<Option<usize>, Box<dyn Error>> {
     let reached = |epochs| -> Result<bool, Box<dyn Error>> {
         let trial = Trial {
             data,
             preset,
-            workers: std::thread::available_parallelism()?.get(),
+            workers,
             options: options(batch, epochs),
         };
         let (network, _) = trial.train(&Hooks::default())?;

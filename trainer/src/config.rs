@@ -471,7 +471,7 @@ impl Project {
         options
     }
 
-    /// The checkpoints of `[compress] teachers`.
+    /// The checkpoints of `[compress] teachers`, with paths relative to the project's folder.
     pub fn teachers(&self) -> impl Iterator<Item = PathBuf> {
         let files = self.compress.teachers.iter();
         files.map(|file| self.folder.join(file))
