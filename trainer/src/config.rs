@@ -90,6 +90,10 @@ pub struct DataOptions {
     /// on which a search decides; none where not given.
     #[serde(default)]
     pub validation: Option<f32>,
+    /// Fixes which training pictures are taken and which are held back; `train.seed` where
+    /// not given.
+    #[serde(default)]
+    pub split_seed: Option<u64>,
 }
 
 impl DataOptions {
@@ -181,6 +185,10 @@ impl Section for DataOptions {
         (
             "validation",
             "Share of the training pictures that is held back for decisions, such as 0.1",
+        ),
+        (
+            "split_seed",
+            "Fixes which pictures are taken and held back; the seed where not given",
         ),
     ];
 }
@@ -431,7 +439,7 @@ impl Project {
     pub fn parts(&self) -> Result<(Dataset, Dataset), DataError> {
         let (train, test) = data::load_both(&self.source()?, &self.data.options())?;
         let (train, test) = match test {
-            None => train.split(HELD_BACK, self.train.seed)?,
+            None => train.split(HELD_BACK, self.split_seed())?,
             Some(test) => (train, test),
         };
         data::check_classes(&train, &test)?;
@@ -441,12 +449,12 @@ impl Project {
     /// What the project uses of its [`Project::parts`].
     pub fn sample(&self, train: Dataset, test: Dataset) -> Result<Pictures, DataError> {
         let train = match self.data.per_class {
-            Some(count) => train.take_per_class(count, self.train.seed)?,
+            Some(count) => train.take_per_class(count, self.split_seed())?,
             None => train,
         };
         let (train, validation) = match self.data.validation {
             Some(share) => {
-                let (train, validation) = train.split(share, self.train.seed)?;
+                let (train, validation) = train.split(share, self.split_seed())?;
                 (train, Some(validation))
             }
             None => (train, None),
@@ -456,6 +464,11 @@ impl Project {
             validation,
             test,
         })
+    }
+
+    /// What fixes which pictures are taken and held back.
+    fn split_seed(&self) -> u64 {
+        self.data.split_seed.unwrap_or(self.train.seed)
     }
 
     /// Where the pictures come from.
@@ -519,6 +532,7 @@ fn suggest(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{Picture, PictureShape};
 
     const MINIMAL: &str = "[data]\nsource = 'pictures'\n[network]\npreset = 'article'\n";
 
@@ -549,6 +563,39 @@ mod tests {
         let message = load(&text, &[]).unwrap_err().to_string();
         assert!(message.contains("line 6"), "{message}");
         assert!(message.contains("did you mean `epochs`?"), "{message}");
+    }
+
+    /// Which pictures of two classes a project learns from.
+    fn learnt_from(data: &str, seed: u64) -> Vec<u8> {
+        let text = MINIMAL.replace("[network]", &format!("{data}\n[network]"));
+        let project = load(&format!("{text}[train]\nseed = {seed}\n"), &[]).unwrap();
+        let picture = |at: u8| Picture {
+            pixels: vec![at],
+            label: usize::from(at % 2),
+        };
+        let all = Dataset {
+            shape: PictureShape {
+                height: 1,
+                width: 1,
+                channels: 1,
+            },
+            classes: ["a", "b"].map(str::to_owned).to_vec(),
+            pictures: (0..200).map(picture).collect(),
+        };
+        let Pictures { train, .. } = project.sample(all.clone(), all).unwrap();
+        train
+            .pictures
+            .iter()
+            .map(|picture| picture.pixels[0])
+            .collect()
+    }
+
+    #[test]
+    fn a_split_seed_keeps_the_pictures_whatever_the_seed_is() {
+        let share = "validation = 0.1\nper_class = 50";
+        let fixed = format!("{share}\nsplit_seed = 1");
+        assert_ne!(learnt_from(share, 1), learnt_from(share, 2));
+        assert_eq!(learnt_from(share, 1), learnt_from(&fixed, 2));
     }
 
     #[test]

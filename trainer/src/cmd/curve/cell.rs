@@ -76,6 +76,7 @@ impl Cell {
     pub fn new(project: &Project, shots: usize, seed: u64) -> Self {
         let mut project = project.clone();
         project.data.per_class = Some(shots);
+        project.data.split_seed = Some(seed);
         project.train.seed = seed;
         Self {
             project,
