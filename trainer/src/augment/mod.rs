@@ -24,8 +24,8 @@ pub use geometry::{Crop, Flip, FlipVertical, Rotate, Scale, Shear, Shift};
 pub use mix::{Cutmix, Mixup};
 pub use pixels::{Blur, Brightness, Contrast, Erase, Noise};
 pub use random::Random;
-pub use resample::Border;
 use resample::{Affine, resample};
+pub use resample::{Border, Colour};
 
 /// Which random changes are made to training pictures; by default none.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
@@ -405,7 +405,14 @@ mod tests {
     /// Through a given map, with a border of 0.
     fn mapped(map: Affine, shape: PictureShape) -> Vec<u8> {
         let mut out = vec![0; shape.bytes()];
-        resample(&map, &[], &noise(shape), shape, Border::Fill(0), &mut out);
+        resample(
+            &map,
+            &[],
+            &noise(shape),
+            shape,
+            Border::Fill([0; 3]),
+            &mut out,
+        );
         out
     }
 
@@ -444,7 +451,7 @@ mod tests {
             .collect();
         let mut flipped = 0;
         for index in 0..1000 {
-            let out = applied(&flip, shape, Border::Fill(0), draw(index));
+            let out = applied(&flip, shape, Border::Fill([0; 3]), draw(index));
             assert!(out == picture || out == mirrored);
             flipped += usize::from(out == mirrored);
         }
@@ -501,7 +508,7 @@ mod tests {
             out
         };
         assert_eq!(through(Border::Edge), [15, 30, 40]);
-        assert_eq!(through(Border::Fill(100)), [15, 30, 70]);
+        assert_eq!(through(Border::Fill([100; 3])), [15, 30, 70]);
     }
 
     #[test]
@@ -555,11 +562,11 @@ mod tests {
 
     #[test]
     fn a_draw_decides_alone() {
-        let one = |index| applied(&every(), SHAPE, Border::Fill(0), draw(index));
+        let one = |index| applied(&every(), SHAPE, Border::Fill([0; 3]), draw(index));
         let in_order: Vec<_> = (0..200).map(one).collect();
         let in_parallel: Vec<_> = (0..200u64).into_par_iter().map(one).collect();
         assert_eq!(in_order, in_parallel);
-        let other = |draw| applied(&every(), SHAPE, Border::Fill(0), draw);
+        let other = |draw| applied(&every(), SHAPE, Border::Fill([0; 3]), draw);
         assert_ne!(in_order[0], in_order[1]);
         assert_ne!(
             in_order[0],
@@ -694,7 +701,10 @@ mod tests {
                 .map(|&value| u32::from(value))
                 .sum::<u32>()
         };
-        assert_eq!([sum(Border::Fill(0)), sum(Border::Edge)], [96058, 98918]);
+        assert_eq!(
+            [sum(Border::Fill([0; 3])), sum(Border::Edge)],
+            [96058, 98918]
+        );
     }
 
     #[test]
@@ -761,7 +771,7 @@ mod tests {
                 width,
                 channels,
             };
-            for border in [Border::Fill(1), Border::Edge] {
+            for border in [Border::Fill([1; 3]), Border::Edge] {
                 for index in 0..20 {
                     everything().apply(&[1, 2, 3], shape, border, draw(index), &mut [0; 30]);
                 }

@@ -4,11 +4,14 @@
 use super::elastic::Field;
 use crate::data::PictureShape;
 
+/// The value of each channel; of a grey picture the first alone counts.
+pub type Colour = [u8; 3];
+
 /// What is seen where a moved picture leaves the frame empty: `Dataset::border` chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Border {
-    /// This value, in every channel: for pictures on a plain background.
-    Fill(u8),
+    /// This colour: for pictures on a plain background.
+    Fill(Colour),
     /// The nearest pixel of the picture: for photographs.
     Edge,
 }
@@ -198,8 +201,8 @@ impl View<'_> {
     /// One value, wherever it lies.
     fn at(&self, column: i64, row: i64, channel: usize) -> u8 {
         let inside = (0..self.width).contains(&column) && (0..self.height).contains(&row);
-        if let (false, Border::Fill(value)) = (inside, self.border) {
-            return value;
+        if let (false, Border::Fill(colour)) = (inside, self.border) {
+            return colour.get(channel).copied().unwrap_or_default();
         }
         let (column, row) = (
             column.min(self.width - 1).max(0),

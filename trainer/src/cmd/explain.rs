@@ -198,10 +198,9 @@ impl Cmd {
         let pairs = compare::compare(before, after, &pictures, &occlusion);
         let sheet = self.out.join("compare.png");
         let shown = self.rows.clamp(1, pairs.len());
-        let step = pairs.len() / shown;
-        let shown = pairs.iter().zip(&pictures).step_by(step).take(shown);
+        let shown = (0..shown).map(|row| row * pairs.len() / shown);
         let shown: Vec<RgbImage> = shown
-            .map(|(pair, pixels)| side_by_side(pair, pixels, shape, &occlusion))
+            .map(|at| side_by_side(&pairs[at], &pictures[at], shape, &occlusion))
             .collect();
         save(&sheet, &rows(&shown))?;
         let summary = Summary::new(&pairs);
@@ -228,11 +227,9 @@ impl Cmd {
             resize,
             ..Options::default()
         };
-        let pictures = data::load(&source, Part::Test, &options.pinned(shape))?.pictures;
-        let count = self.count.clamp(1, pictures.len());
-        let step = pictures.len() / count;
-        let spread = pictures.into_iter().step_by(step).take(count);
-        Ok(spread.map(|picture| picture.pixels).collect())
+        let test = data::load(&source, Part::Test, &options.pinned(shape))?;
+        let pictures = test.sample(self.count.max(1)).pictures;
+        Ok(pictures.into_iter().map(|picture| picture.pixels).collect())
     }
 }
 
@@ -349,7 +346,7 @@ impl Subject<'_> {
         let map = occlusion.map(&cells);
         let region = cells.region();
         let found = Found::Occlusion {
-            region: cells.words(region),
+            region: occlusion.words(&cells, region),
             drop: cells.drops[region],
             cells,
         };

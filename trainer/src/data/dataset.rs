@@ -1,5 +1,6 @@
 //! Pictures in memory, and how to take some of them.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use image::RgbImage;
@@ -8,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::DataError;
-use crate::augment::Border;
+use crate::augment::{Border, Colour};
 
 /// The shape that all pictures of a data set have: rows, then columns, then channels (HWC).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,45 +143,49 @@ impl Dataset {
         }
     }
 
-    /// What augmentation should paint where a moved picture leaves the frame empty.
-    ///
-    /// If one value makes up more than half of the outermost pixels, the pictures stand on a plain background: it is
-    /// painted on (0 for Fashion-MNIST, where repeating the edge would smear sleeves). Photographs have no such
-    /// value, and there a plain corner would be a shape that no real picture shows, so the edge is repeated.
+    /// So many of the pictures, evenly spread over all; all where there are fewer.
     #[must_use]
-    pub fn border(&self) -> Border {
-        let mut histogram = [0usize; 256];
-        // A thousand pictures, spread over all classes, tell as much as all.
-        for picture in self.pictures.iter().step_by(self.pictures.len() / 1000 + 1) {
-            self.outermost(picture, |value| {
-                if let Some(count) = histogram.get_mut(usize::from(value)) {
-                    *count += 1;
-                }
-            });
-        }
-        let total: usize = histogram.iter().sum();
-        let plain = (0u8..=255)
-            .zip(histogram)
-            .find(|&(_, count)| count * 2 > total);
-        plain.map_or(Border::Edge, |(value, _)| Border::Fill(value))
+    pub fn sample(&self, count: usize) -> Self {
+        let all = self.pictures.len();
+        let count = count.min(all);
+        let positions: Vec<usize> = (0..count).map(|at| at * all / count).collect();
+        self.subset(&positions)
     }
 
-    fn outermost(&self, picture: &Picture, mut see: impl FnMut(u8)) {
+    /// What augmentation should paint where a moved picture leaves the frame empty.
+    ///
+    /// If one colour makes up more than half of the outermost pixels, the pictures stand on a plain background: it is
+    /// painted on (0 for Fashion-MNIST, where repeating the edge would smear sleeves). Photographs have no such
+    /// colour, and there a plain corner would be a shape that no real picture shows, so the edge is repeated.
+    #[must_use]
+    pub fn border(&self) -> Border {
+        let mut counts: HashMap<Colour, usize> = HashMap::new();
+        // A thousand pictures, spread over all classes, tell as much as all.
+        for picture in self.pictures.iter().step_by(self.pictures.len() / 1000 + 1) {
+            self.outermost(picture, |pixel| {
+                let mut colour = Colour::default();
+                for (value, of_pixel) in colour.iter_mut().zip(pixel) {
+                    *value = *of_pixel;
+                }
+                *counts.entry(colour).or_default() += 1;
+            });
+        }
+        let total: usize = counts.values().sum();
+        let plain = counts.into_iter().find(|&(_, count)| count * 2 > total);
+        plain.map_or(Border::Edge, |(colour, _)| Border::Fill(colour))
+    }
+
+    fn outermost(&self, picture: &Picture, mut see: impl FnMut(&[u8])) {
         let PictureShape {
             height,
             width,
             channels,
         } = self.shape;
-        for (y, row) in picture.pixels.chunks((width * channels).max(1)).enumerate() {
-            let inner = if y == 0 || y + 1 == height {
-                0..0
-            } else {
-                channels..row.len().saturating_sub(channels)
-            };
-            for (at, &value) in row.iter().enumerate() {
-                if !inner.contains(&at) {
-                    see(value);
-                }
+        let pixels = picture.pixels.chunks(channels.max(1));
+        for (at, pixel) in pixels.enumerate() {
+            let (y, x) = (at / width.max(1), at % width.max(1));
+            if [0, height - 1].contains(&y) || [0, width - 1].contains(&x) {
+                see(pixel);
             }
         }
     }
@@ -314,6 +319,38 @@ mod tests {
         for picture in &mut data.pictures {
             picture.pixels = vec![9, 9, 9, 9, 200, 9, 9, 9, 9];
         }
-        assert_eq!(data.border(), Border::Fill(9));
+        assert_eq!(data.border(), Border::Fill([9, 0, 0]));
+    }
+
+    #[test]
+    fn a_background_has_a_colour() {
+        let shape = PictureShape {
+            height: 3,
+            width: 3,
+            channels: 3,
+        };
+        let mut pixels = [230, 20, 20].repeat(9);
+        pixels[12..15].fill(255);
+        let data = Dataset {
+            shape,
+            classes: vec!["a".to_owned()],
+            pictures: vec![Picture { pixels, label: 0 }],
+        };
+        assert_eq!(data.border(), Border::Fill([230, 20, 20]));
+    }
+
+    #[test]
+    fn a_sample_is_spread_over_all() {
+        let data = sixty();
+        for count in [1, 7, 31, 45, 59, 60, 100] {
+            let sample = data.sample(count);
+            assert_eq!(sample.pictures.len(), count.min(60));
+            // No gap is longer than another by more than one, nor is the one behind the last.
+            let at = |picture: &Picture| data.pictures.iter().position(|p| p == picture).unwrap();
+            let places: Vec<usize> = sample.pictures.iter().map(at).chain([60]).collect();
+            let gaps = places.windows(2).map(|pair| pair[1] - pair[0]);
+            let (least, most) = (gaps.clone().min().unwrap(), gaps.max().unwrap());
+            assert!(most - least <= 1 && places[0] == 0, "{count}: {places:?}");
+        }
     }
 }

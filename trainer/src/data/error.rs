@@ -132,6 +132,18 @@ pub enum DataError {
         /// The size asked for.
         wanted: (usize, usize),
     },
+    /// A picture that is larger than any network's input, where no size is asked for.
+    #[error(
+        "{file}: the picture is {}x{} (height x width), and 4096 is the most; set `data.size` to the size you want \
+         and `data.resize` to `stretch` or `crop`",
+        size.0, size.1
+    )]
+    TooLarge {
+        /// The file.
+        file: PathBuf,
+        /// Height and width.
+        size: (usize, usize),
+    },
     /// An option out of its range.
     #[error("{key} = {value} is out of range; give {allowed}")]
     BadOption {

@@ -404,7 +404,7 @@ mod tests {
             let data = load(part, &Options::default()).unwrap();
             assert_eq!(data.shape.to_string(), "28x28x1");
             assert_eq!(data.counts(), [each; 10]);
-            assert_eq!(data.border(), crate::augment::Border::Fill(0));
+            assert_eq!(data.border(), crate::augment::Border::Fill([0; 3]));
         }
     }
 }

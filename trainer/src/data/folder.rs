@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Rgb};
 use rayon::prelude::*;
 
-use super::fit::{fit, pixels, size_of};
+use super::fit::{MAX_SIDE, fit, pixels, size_of};
 use super::{DataError, Dataset, Options, Part, Picture, PictureShape};
 
 /// A class folder's name and its pictures' files, sorted.
@@ -67,6 +67,9 @@ fn part_folder(root: &Path, part: Part) -> Result<PathBuf, DataError> {
         Part::Test => (test, &test_classes),
     };
     if classes.is_empty() {
+        if folder.is_dir() && entries(&folder)?.iter().any(|path| is_picture(path)) {
+            return Err(DataError::NoClasses { folder });
+        }
         return Err(DataError::NoPart {
             folder: root.to_path_buf(),
             part,
@@ -187,10 +190,16 @@ pub(super) fn decode(file: &Path, options: &Options) -> Result<DynamicImage, Dat
         reason,
     })?;
     // Here and not later: a hundred photographs in full size need gigabytes.
-    let Some(wanted) = options.size else {
-        return Ok(picture);
-    };
     let size = size_of(&picture);
+    let Some(wanted) = options.size else {
+        return match size.0.max(size.1) {
+            0..=MAX_SIDE => Ok(picture),
+            _ => Err(DataError::TooLarge {
+                file: file.to_path_buf(),
+                size,
+            }),
+        };
+    };
     fit(picture, wanted, options.resize).ok_or_else(|| DataError::WrongSize {
         file: file.to_path_buf(),
         size,
@@ -441,6 +450,25 @@ mod tests {
         fs::create_dir(root.path().join("empty")).unwrap();
         let error = train_error(root.path());
         assert!(error.contains("empty: no pictures"), "{error}");
+    }
+
+    #[test]
+    fn pictures_beside_the_classes_of_a_part_are_no_part() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["train/a/1.png", "train/b/1.png", "test/1.png"] {
+            write(root.path(), name, (4, 4));
+        }
+        let error = load(root.path(), Part::Test, &Options::default()).unwrap_err();
+        assert!(matches!(error, DataError::NoClasses { folder } if folder.ends_with("test")));
+    }
+
+    #[test]
+    fn a_picture_without_a_wanted_size_has_one_that_is_possible() {
+        let root = two_classes();
+        write(root.path(), "a/long.png", (2, 5000));
+        let error = train_error(root.path());
+        assert!(error.contains("long.png"), "{error}");
+        assert!(error.contains("data.size"), "{error}");
     }
 
     #[test]

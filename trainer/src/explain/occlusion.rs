@@ -80,6 +80,20 @@ impl Occlusion {
         covered
     }
 
+    /// A cell in words: rows and columns of pixels, from 0.
+    pub fn words(&self, cells: &Cells, cell: usize) -> String {
+        let PictureShape { height, width, .. } = self.shape;
+        let pixels = |cell: usize, side: usize| {
+            let last = ((cell + 1) * cells.side).min(side) - 1;
+            format!("{} to {last}", cell * cells.side)
+        };
+        format!(
+            "rows {}, columns {}",
+            pixels(cell / cells.columns, height),
+            pixels(cell % cells.columns, width)
+        )
+    }
+
     /// The cells as a map of single pixels.
     pub fn map(&self, cells: &Cells) -> Heatmap {
         let PictureShape { height, width, .. } = self.shape;
@@ -97,19 +111,6 @@ impl Cells {
     /// The most important region: the cell with the largest drop, the first of equals.
     pub fn region(&self) -> usize {
         crate::train::argmax(&self.drops)
-    }
-
-    /// A cell in words: rows and columns of pixels, from 0.
-    pub fn words(&self, cell: usize) -> String {
-        let (row, column) = (cell / self.columns, cell % self.columns);
-        let last = |first: usize| (first + 1) * self.side - 1;
-        format!(
-            "rows {} to {}, columns {} to {}",
-            row * self.side,
-            last(row),
-            column * self.side,
-            last(column)
-        )
     }
 }
 
@@ -170,7 +171,9 @@ pub(crate) mod tests {
             (map.values[4], map.values[5], map.values[14]),
             (expected[0], expected[1], expected[5])
         );
-        assert_eq!(cells.words(3), "rows 2 to 3, columns 2 to 3");
+        assert_eq!(occlusion.words(&cells, 0), "rows 0 to 1, columns 0 to 1");
+        // Cut by the picture's edges.
+        assert_eq!(occlusion.words(&cells, 5), "rows 4 to 4, columns 2 to 2");
     }
 
     #[test]

@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn most_pictures_stand_on_black() {
-        assert_eq!(TEST.border(), crate::augment::Border::Fill(0));
+        assert_eq!(TEST.border(), crate::augment::Border::Fill([0; 3]));
     }
 
     #[test]
