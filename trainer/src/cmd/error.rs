@@ -102,9 +102,9 @@ pub enum Error {
     /// `--resume` where nothing was stopped.
     #[error("{}: no compression was stopped here; start without `--resume`", .0.display())]
     NothingToResume(PathBuf),
-    /// A search of another project, network or options.
-    #[error("{}: that search was started with other options or another network; start anew without `--resume`", .0.display())]
-    OtherSearch(PathBuf),
+    /// `--resume` of a training of another network.
+    #[error("{}: another network than `[network]` describes now; start anew without `--resume`", .0.display())]
+    OtherNetwork(PathBuf),
     /// A curve of nothing.
     #[error(
         "a curve needs at least one picture of each class and one seed: `--shots 10,50 --seeds 5`"

@@ -1,7 +1,7 @@
 //! `espalier train`: the float network of a project.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -185,10 +185,11 @@ impl<'a> Course<'a> {
 
     /// The network.
     pub fn run(&self) -> Result<Outcome, Error> {
-        if !self.resume {
-            self.clean_up();
-        }
         let options = self.project.train_options();
+        if !self.resume {
+            // What a training that diverged has left may be the base of this one.
+            self.remove_unfinished(options.base.as_deref());
+        }
         if options.ensemble == 1 {
             return self.train(UNFINISHED, "train", &options, None);
         }
@@ -218,14 +219,10 @@ impl<'a> Course<'a> {
         let unfinished = self.project.output(unfinished);
         // Of an ensemble, the networks behind the one that was stopped have not begun.
         let begun = options.ensemble == 1 || unfinished.is_file();
+        let network = network(self.project, pictures)?;
         let from = match self.resume && begun {
-            true => Checkpoint::load(&unfinished)?,
-            false => start(
-                network(self.project, pictures)?,
-                pictures,
-                self.project.data.resize,
-                options,
-            )?,
+            true => load(&unfinished, &network)?,
+            false => start(network, pictures, self.project.data.resize, options)?,
         };
         let curve = self.project.output(CURVE);
         let is_member = options.ensemble > 1 && teacher.is_none();
@@ -247,11 +244,24 @@ impl<'a> Course<'a> {
 
     /// Removes what is left of trainings that were stopped.
     pub fn clean_up(&self) {
-        super::project::remove(&self.project.output(UNFINISHED));
-        for number in 0..self.project.train.ensemble {
-            super::project::remove(&self.project.output(&unfinished_member(number)));
+        self.remove_unfinished(None);
+    }
+
+    fn remove_unfinished(&self, but: Option<&Path>) {
+        let but = but.and_then(|file| file.canonicalize().ok());
+        for file in unfinished(self.project) {
+            if but.is_none() || file.canonicalize().ok() != but {
+                super::project::remove(&file);
+            }
         }
     }
+}
+
+/// Where unfinished trainings of the project are saved.
+fn unfinished(project: &Project) -> impl Iterator<Item = PathBuf> {
+    let members = (0..project.train.ensemble).map(unfinished_member);
+    let names = members.chain([UNFINISHED.to_owned()]);
+    names.map(|name| project.output(&name))
 }
 
 /// Where an unfinished network of an ensemble is saved, and a finished one until all are.
@@ -259,11 +269,25 @@ fn unfinished_member(number: usize) -> String {
     format!("float.member{}.unfinished.safetensors", number + 1)
 }
 
+/// Whether the project's network is trained, and no other training was stopped since.
+pub fn is_finished(project: &Project) -> bool {
+    project.output(FLOAT).is_file() && !unfinished(project).any(|file| file.is_file())
+}
+
 /// The training step of a build that was stopped after it.
 pub fn finished(project: &Project, data: &Pictures) -> Result<(Checkpoint, Trained), Error> {
-    let trained = Checkpoint::load(&project.output(FLOAT))?;
+    let trained = load(&project.output(FLOAT), &network(project, &data.train)?)?;
     let summary = summarise(project, data, &trained, Backend::default())?;
     Ok((trained, summary))
+}
+
+/// A checkpoint of this network.
+fn load(file: &Path, network: &Network) -> Result<Checkpoint, Error> {
+    let checkpoint = Checkpoint::load(file)?;
+    match checkpoint.network == *network {
+        true => Ok(checkpoint),
+        false => Err(Error::OtherNetwork(file.to_owned())),
+    }
 }
 
 fn summarise(

@@ -47,7 +47,7 @@ pub use curve::{Curve, Epoch};
 pub use diverged::Cause;
 pub use loss::LossKind;
 pub use optimiser::Optimizer;
-pub(crate) use options::first_wrong;
+pub(crate) use options::{MOST, first_wrong};
 pub use options::{OutOfRange, TrainOptions};
 pub use run::Outcome;
 pub(crate) use run::{Constraint, Job, run};
@@ -268,13 +268,14 @@ pub fn train(
     if options.patience.is_some() {
         check_data(&start, validation.ok_or(TrainError::NoValidation)?)?;
     }
+    let deciding = validation.filter(|_| options.patience.is_some());
     let lesson = |teacher| Lesson {
         teacher,
         share: options.distill,
         temperature: options.temperature,
     };
     let job = Job {
-        key: key(data, options, augmentation, None, teacher),
+        key: key(data, deciding, options, augmentation, None, teacher),
         data,
         validation,
         options,
@@ -367,32 +368,38 @@ pub(crate) fn check_data(checkpoint: &Checkpoint, data: &Dataset) -> Result<(), 
 }
 
 /// Everything that decides the bits of a training, or of a compression of the network that
-/// is its teacher, as a JSON object.
+/// is its teacher, as a JSON object; the validation pictures where they decide something.
 pub fn key(
     data: &Dataset,
+    validation: Option<&Dataset>,
     options: &TrainOptions,
     augmentation: &Augmentation,
     compress: Option<&crate::compress::CompressOptions>,
     teacher: Option<&Teacher>,
 ) -> String {
-    let mut hash = Sha256::new();
-    for picture in &data.pictures {
-        hash.update((picture.label as u64).to_le_bytes());
-        hash.update(&picture.pixels);
-    }
+    let sha256 = |data: &Dataset| {
+        let mut hash = Sha256::new();
+        for picture in &data.pictures {
+            hash.update((picture.label as u64).to_le_bytes());
+            hash.update(&picture.pixels);
+        }
+        hex(hash)
+    };
     json!({
         "train": options,
         "augment": augmentation,
         "compress": compress,
         "teacher": { "sha256": teacher.map(Teacher::digest) },
-        "data": { "sha256": hex(hash) },
+        "data": { "sha256": sha256(data), "validation": validation.map(sha256) },
     })
     .to_string()
 }
 
-/// Tells the tensors of checkpoints apart: their SHA-256.
+/// Tells the tensors and input scales of checkpoints apart: their SHA-256.
 pub fn digest(checkpoint: &Checkpoint) -> String {
     let mut hash = Sha256::new();
+    hash.update([checkpoint.input.mean]);
+    hash.update(checkpoint.input.scale.to_le_bytes());
     for (name, array) in &checkpoint.tensors {
         hash.update(name);
         let bytes = array.data.iter().flat_map(|value| value.to_le_bytes());
@@ -406,11 +413,13 @@ fn hex(hash: Sha256) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The first option in which two keys differ.
-fn difference(old: &str, new: &str) -> String {
+/// The first option in which two keys differ, in words.
+pub fn difference(old: &str, new: &str) -> String {
     let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap_or_default();
     let (old, new) = (parse(old), parse(new));
-    for section in ["train", "augment", "compress", "teacher", "data"] {
+    for section in [
+        "train", "augment", "compress", "export", "board", "teacher", "data",
+    ] {
         let (old, new) = (&old[section], &new[section]);
         let keys = new
             .as_object()
@@ -555,7 +564,7 @@ pub(crate) mod tests {
             hooks: &'a Hooks,
         ) -> Job<'a> {
             Job {
-                key: key(data, options, augmentation, None, None),
+                key: key(data, Some(validation), options, augmentation, None, None),
                 data,
                 validation: Some(validation),
                 options,
@@ -575,13 +584,14 @@ pub(crate) mod tests {
         .checkpoint;
         assert_ne!(whole.tensors, untrained(batch_norm).tensors);
         for threads in [1, 3] {
+            // Batches that are not divided are computed by all of rayon's threads.
+            let rayon = rayon::ThreadPoolBuilder::new().num_threads(threads);
             let workers = workers::Workers::new(threads);
-            let same = run::run_on(
-                workers,
-                untrained(batch_norm),
-                &job(parts, options, augmentation, &hooks),
-            )
-            .unwrap();
+            let train = || {
+                let job = job(parts, options, augmentation, &hooks);
+                run::run_on(workers, untrained(batch_norm), &job)
+            };
+            let same = rayon.build().unwrap().install(train).unwrap();
             assert_eq!(same.checkpoint, whole, "{threads} threads: {options:?}");
         }
         let resumed = in_single_steps(untrained(batch_norm), |checkpoint, hooks| {
@@ -1019,7 +1029,7 @@ pub(crate) mod tests {
         ));
 
         let mut unfinished = untrained(false);
-        let run = key(&data(), &options(), &augmentation(), None, None);
+        let run = key(&data(), None, &options(), &augmentation(), None, None);
         unfinished.training = Some(crate::checkpoint::TrainingState {
             step: 1,
             run,

@@ -58,7 +58,7 @@ pub struct TrainOptions {
     pub effective_beta: f64,
     /// What is minimised.
     pub loss: LossKind,
-    /// Gamma of [`LossKind::Focal`], 0 or more.
+    /// Gamma of [`LossKind::Focal`], 0 to 100.
     pub focal_gamma: f64,
     /// While training, so many times the logarithms of the classes' shares are added to
     /// the logits, 0 or more (Menon et al. 2021, "Long-tail learning via logit
@@ -122,6 +122,9 @@ impl Default for TrainOptions {
 
 /// A key, its value, and what it may be.
 pub type OutOfRange = (&'static str, String, &'static str);
+
+/// Most epochs or steps, so that their products are numbers.
+pub(crate) const MOST: usize = 1_000_000_000;
 
 impl TrainOptions {
     /// The keys, with what `--help` says of each.
@@ -248,6 +251,7 @@ impl TrainOptions {
     /// The first key that is out of its range.
     pub fn validate(&self) -> Result<(), OutOfRange> {
         let whole = |value: usize| (value == 0).then(|| value.to_string());
+        let count = |value: usize| (!(1..=MOST).contains(&value)).then(|| value.to_string());
         let wrong = |value: f64, right: bool| (!right).then(|| value.to_string());
         let positive = |value: Option<f64>| {
             value.and_then(|value| wrong(value, value > 0.0 && value.is_finite()))
@@ -256,9 +260,10 @@ impl TrainOptions {
         let below_1 = |value: f64| wrong(value, (0.0..1.0).contains(&value));
         const BELOW_1: &str = "0 or more and below 1";
         const AT_LEAST_0: &str = "0 or more";
+        const COUNT: &str = "1 to 1,000,000,000";
         let checks = [
-            ("train.epochs", whole(self.epochs), "1 or more"),
-            ("train.steps", self.steps.and_then(whole), "1 or more"),
+            ("train.epochs", count(self.epochs), COUNT),
+            ("train.steps", self.steps.and_then(count), COUNT),
             ("train.batch", whole(self.batch), "1 or more"),
             ("train.ensemble", whole(self.ensemble), "1 or more"),
             (
@@ -303,8 +308,8 @@ impl TrainOptions {
             ),
             (
                 "train.focal_gamma",
-                at_least_0(self.focal_gamma),
-                AT_LEAST_0,
+                wrong(self.focal_gamma, (0.0..=100.0).contains(&self.focal_gamma)),
+                "0 to 100",
             ),
             (
                 "train.body_rate",
@@ -369,7 +374,9 @@ mod tests {
             ("average_from", "1.1"),
             ("patience", "0"),
             ("effective_beta", "1.0"),
+            ("epochs", "1000000001"),
             ("focal_gamma", "-0.1"),
+            ("focal_gamma", "1e19"),
             ("logit_adjustment", "inf"),
             ("body_rate", "1.5"),
         ] {

@@ -7,7 +7,7 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::{TrainError, check_data, digest};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, InputScale};
 use crate::data::Dataset;
 use crate::network::{FloatNetwork, numbers};
 
@@ -17,8 +17,10 @@ const KNOWN_PICTURES: usize = 4;
 /// Networks that teach, and what they have said: without augmentation, or with flips
 /// alone, the same pictures come again, and each of them is answered once.
 pub struct Teacher {
+    /// Of the pictures, which is that of the first network.
+    input: InputScale,
     first: FloatNetwork,
-    others: Vec<FloatNetwork>,
+    others: Vec<Other>,
     /// Of their tensors.
     digest: String,
     /// The means of their logits, by the keys of pictures.
@@ -32,6 +34,7 @@ impl Teacher {
     pub fn new(checkpoint: &Checkpoint, data: &Dataset) -> Result<Self, TrainError> {
         check_data(checkpoint, data)?;
         Ok(Self {
+            input: checkpoint.input,
             first: FloatNetwork::new(checkpoint, &Device::flex()),
             others: Vec::new(),
             digest: digest(checkpoint),
@@ -43,8 +46,10 @@ impl Teacher {
     /// One network more: the answer is the mean of all.
     pub fn join(&mut self, checkpoint: &Checkpoint, data: &Dataset) -> Result<(), TrainError> {
         check_data(checkpoint, data)?;
-        let network = FloatNetwork::new(checkpoint, &Device::flex());
-        self.others.push(network);
+        self.others.push(Other {
+            network: FloatNetwork::new(checkpoint, &Device::flex()),
+            input: checkpoint.input,
+        });
         self.digest += &digest(checkpoint);
         self.known = Mutex::default();
         Ok(())
@@ -81,21 +86,28 @@ impl Teacher {
         if unknown.is_empty() {
             return HashMap::new();
         }
-        let indices: Vec<i32> = unknown.iter().map(|&(index, _)| index).collect();
+        let mut indices: Vec<i32> = unknown.iter().map(|&(index, _)| index).collect();
+        if let &[index] = indices.as_slice() {
+            // A product of a matrix and a vector rounds otherwise than one of two matrices, and
+            // which pictures are unknown depends on where a training was resumed.
+            indices.push(index);
+        }
+        let count = indices.len();
         let indices = Tensor::from_data(indices.as_slice(), &input.device());
         let logits = numbers(self.mean(input.select(0, indices)));
-        let rows = logits.chunks(logits.len() / unknown.len());
+        let rows = logits.chunks(logits.len() / count);
         let keys = unknown.iter().map(|&(_, key)| key);
         keys.zip(rows.map(<[f32]>::to_vec)).collect()
     }
 
     /// The mean of all networks' logits [pictures, classes].
     fn mean(&self, input: Tensor<4>) -> Tensor<2> {
-        let add = |sum, network: &FloatNetwork| sum + network.logits(input.clone());
-        let sum = self
-            .others
-            .iter()
-            .fold(self.first.logits(input.clone()), add);
+        let add = |sum, other: &Other| {
+            let input = rescaled(input.clone(), self.input, other.input);
+            sum + other.network.logits(input)
+        };
+        let first = self.first.logits(input.clone());
+        let sum = self.others.iter().fold(first, add);
         sum / (self.others.len() + 1) as f64
     }
 
@@ -103,6 +115,23 @@ impl Teacher {
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Vec<f32>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A network that teaches beside the first.
+struct Other {
+    network: FloatNetwork,
+    /// Of the pictures that it was trained on.
+    input: InputScale,
+}
+
+/// Pictures in another scale.
+fn rescaled(input: Tensor<4>, from: InputScale, to: InputScale) -> Tensor<4> {
+    if from == to {
+        return input;
+    }
+    let factor = f64::from(to.scale) / f64::from(from.scale);
+    let shift = f64::from(from.mean) - f64::from(to.mean);
+    input * factor + shift * f64::from(to.scale)
 }
 
 /// How much a teacher counts.
@@ -163,6 +192,65 @@ mod tests {
         let answers = numbers(both.logits(input.clone(), &[1]));
         for ((a, b), both) in alone(&one).iter().zip(alone(&other)).zip(answers) {
             assert!(((a + b) / 2.0 - both).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn each_sees_pictures_in_its_own_scale() {
+        let one = untrained(false);
+        let mut other = one.clone();
+        other.input = InputScale {
+            mean: one.input.mean + 20,
+            scale: one.input.scale * 3.0,
+        };
+        let (shape, device) = (one.network.input, Device::flex());
+        let pixels = &data().pictures[0].pixels;
+        let input = pictures_to_tensor(pixels, shape, one.input, &device);
+        let mut both = Teacher::new(&one, &data()).unwrap();
+        both.join(&other, &data()).unwrap();
+        let alone = |checkpoint: &Checkpoint| {
+            let input = pictures_to_tensor(pixels, shape, checkpoint.input, &device);
+            numbers(FloatNetwork::new(checkpoint, &device).logits(input))
+        };
+        let (a, b) = (alone(&one), alone(&other));
+        assert!(a != b);
+        for ((a, b), both) in a.iter().zip(b).zip(numbers(both.mean(input))) {
+            assert!(((a + b) / 2.0 - both).abs() < 1e-4, "{a} {b} {both}");
+        }
+    }
+
+    #[test]
+    fn an_answer_does_not_depend_on_the_pictures_beside_it() {
+        let checkpoint = crate::compress::tests::checkpoint(
+            "layers = [
+                { conv2d = { filters = 24, kernel = 3, activation = 'relu' } },
+                { dense = { units = 200, activation = 'relu' } },
+                { dense = {} },
+            ]",
+        );
+        let (shape, device) = (checkpoint.network.input, Device::flex());
+        let pixels: Vec<u8> = (0..33 * 128u32).map(|i| (i * i * 31 % 251) as u8).collect();
+        let input = pictures_to_tensor(&pixels, shape, checkpoint.input, &device);
+        let data = Dataset {
+            shape: crate::data::PictureShape {
+                height: 8,
+                width: 8,
+                channels: 2,
+            },
+            classes: checkpoint.classes.clone(),
+            pictures: vec![crate::data::Picture {
+                pixels: pixels[..128].to_vec(),
+                label: 0,
+            }],
+        };
+        let answers = |count: usize| {
+            let teacher = Teacher::new(&checkpoint, &data).unwrap();
+            let keys: Vec<u64> = (0..count as u64).collect();
+            numbers(teacher.logits(input.clone().narrow(0, 0, count), &keys))
+        };
+        let all = answers(33);
+        for count in 1..33 {
+            assert_eq!(answers(count), all[..3 * count], "{count}");
         }
     }
 

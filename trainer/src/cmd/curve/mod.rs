@@ -133,7 +133,7 @@ impl Cmd {
 fn whole_key(project: &Project, train: &Dataset, test: &Dataset) -> Result<String, Error> {
     let options = project.train_options();
     let base = options.base.as_deref().map(Checkpoint::load).transpose()?;
-    let key = |data| key(data, &options, &project.augment, None, None);
+    let key = |data| key(data, None, &options, &project.augment, None, None);
     Ok(json!({
         "train": key(train),
         "test": key(test),
