@@ -4,10 +4,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-use espalier_tests::command::{call, can_emulate, copy_folder, espalier, json, workspace};
+use espalier::checkpoint::Checkpoint;
+use espalier_tests::command::{call, can_emulate, copy_folder, json, kill_when, workspace};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -41,14 +40,19 @@ prefer = "size"
 
 /// A trained project of its own.
 fn trained() -> (TempDir, PathBuf) {
+    trained_as(PROJECT)
+}
+
+fn trained_as(project: &str) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     for part in ["train", "test"] {
         let from = workspace().join("examples/fashion").join(part);
         copy_folder(&from, &folder.path().join(part));
     }
-    fs::write(folder.path().join("espalier.toml"), PROJECT).unwrap();
+    fs::write(folder.path().join("espalier.toml"), project).unwrap();
     let path = folder.path().to_owned();
-    assert!(call(&path, ["train"]).success);
+    let called = call(&path, ["train"]);
+    assert!(called.success, "{}", called.stderr);
     (folder, path)
 }
 
@@ -104,6 +108,36 @@ fn what_a_search_found_comes_again_without_it() {
     let (_folder, path) = trained();
     let targets = ["--target-model-bytes", "1800", "--max-drop", "100"];
     let searched = json(&path, compress(&targets));
+    let recipe = comes_again(&path, &searched, &targets);
+    assert!(recipe.contains_key("bits") || recipe.contains_key("share"));
+}
+
+#[test]
+fn with_max_drop_alone_the_smallest_network_is_looked_for_and_tuned() {
+    // Nothing to split: all that is chosen is how many channels are left.
+    let layers = "
+        { conv2d = { filters = 12, kernel = 3, stride = 2, activation = 'relu' } },
+        { conv2d = { filters = 16, kernel = 1, activation = 'relu' } },
+        { global_avg_pool2d = {} },
+        { dense = {} },
+        { softmax = {} },
+    ";
+    let (before, behind) = PROJECT.split_once("layers = [").unwrap();
+    let behind = behind.split_once("\n]\n").unwrap().1;
+    let (_folder, path) = trained_as(&format!("{before}layers = [{layers}]\n{behind}"));
+    let flags = ["--max-drop", "60"];
+    let searched = json(&path, compress(&flags));
+    let steps = searched["steps"].as_array().unwrap();
+    let names: Vec<&Value> = steps.iter().map(|step| &step["name"]).collect();
+    assert_eq!(names, ["trained", "searched", "fine-tuned"]);
+    let recipe = comes_again(&path, &searched, &flags);
+    let most = recipe["target_params"].as_f64().unwrap();
+    assert!(number(&searched, "/params") <= most);
+    assert!(number(&searched, "/params_before") > most);
+}
+
+/// The same network from the recipe that a search found, which is given back.
+fn comes_again(path: &Path, searched: &Value, targets: &[&str]) -> serde_json::Map<String, Value> {
     let network = || fs::read(path.join("out/pruned.safetensors")).unwrap();
     let expected = network();
     let recipe = searched["recipe"].as_object().unwrap();
@@ -112,16 +146,81 @@ fn what_a_search_found_comes_again_without_it() {
         .map(|(key, value)| {
             // JSON's `{"a":1}` is TOML's `{a = 1}`.
             let value = value.to_string().replace("\":", "\" = ");
-            (format!("--{key}"), value)
+            (format!("--{}", key.replace('_', "-")), value)
         })
         .collect();
     let flags = keys.iter().flat_map(|(key, value)| [key.as_str(), value]);
-    let flags = flags.chain(["--trial-epochs", "0"]).chain(targets);
-    let again = json(&path, compress(&flags.collect::<Vec<_>>()));
-    assert!(recipe.contains_key("bits") || recipe.contains_key("share"));
+    let flags = flags.chain(["--trial-epochs", "0"]);
+    let flags = flags.chain(targets.iter().copied());
+    let again = json(path, compress(&flags.collect::<Vec<_>>()));
     assert!(again.get("trials").is_none());
     assert_eq!(again["recipe"], searched["recipe"]);
     assert!(network() == expected);
+    recipe.clone()
+}
+
+#[test]
+fn a_recipe_that_makes_no_network_is_left_out() {
+    // With its convolutions split in two it has more layers than a model may have.
+    let convolution = "{ conv2d = { filters = 2, kernel = 3, padding = 'same' } },";
+    let pools = "{ max_pool2d = { kernel = 1 } },".repeat(58);
+    let layers = convolution.repeat(3) + &pools + "{ global_avg_pool2d = {} }, { dense = {} }";
+    let (before, behind) = PROJECT.split_once("layers = [").unwrap();
+    let behind = behind.split_once("\n]\n").unwrap().1;
+    let toml = format!("{before}layers = [{layers}]\n{behind}");
+    let toml = toml.replace(
+        "validation = 0.25",
+        "validation = 0.25\nsize = [5, 5]\nresize = 'stretch'",
+    );
+    let (_folder, path) = trained_as(&toml.replace("epochs = 20", "epochs = 1"));
+    let flags = [
+        "--max-drop",
+        "100",
+        "--target-params",
+        "800",
+        "--epochs",
+        "1",
+    ];
+    let searched = call(&path, compress(&flags));
+    assert!(searched.success, "{}", searched.stderr);
+    assert!(searched.stderr.contains("left out"), "{}", searched.stderr);
+}
+
+#[test]
+fn a_limit_holds_on_grids_too() {
+    let (_folder, path) = trained();
+    json(&path, compress(&["--clip", "0.25", "--bits", "8"]));
+    let clipped = Checkpoint::load(&path.join("out/pruned.safetensors")).unwrap();
+    let weights = clipped.tensors.iter();
+    let weights = weights.filter(|(name, _)| name.ends_with(".weight"));
+    let most = weights.flat_map(|(_, array)| &array.data);
+    let most = most.fold(0f32, |most, weight| most.max(weight.abs()));
+    assert!((0.2..0.250_001).contains(&most), "{most}");
+    let mut snapped = clipped.clone();
+    snapped.snap_to_grids();
+    assert_eq!(snapped.grids.len(), 4);
+    for (name, array) in &snapped.tensors {
+        for (on, is) in array.data.iter().zip(&clipped.tensors[name].data) {
+            assert!(
+                (on - is).abs() <= 1e-6,
+                "{name}: {is} is not on its grid, {on} is"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_was_compressed_can_be_compressed_again() {
+    let (_folder, path) = trained();
+    json(&path, compress(&["--share", "4"]));
+    let shared = path.join("shared.safetensors");
+    fs::rename(path.join("out/pruned.safetensors"), &shared).unwrap();
+    let scaled = json(&path, ["compress", "shared.safetensors", "--scale", "10"]);
+    assert_eq!(scaled["answers_changed"], 0);
+    let pruned = ["compress", "shared.safetensors", "--sparsity", "0.5"];
+    let pruned = json(&path, pruned);
+    let (left, all) = (number(&pruned, "/nonzeros"), number(&pruned, "/params"));
+    assert!(left < 0.52 * all, "{left} of {all}");
 }
 
 #[test]
@@ -238,24 +337,12 @@ fn a_search_that_was_killed_goes_on_to_the_same_network() {
     let expected = fs::read(path.join("out/pruned.safetensors")).unwrap();
     fs::remove_file(path.join("out/pruned.safetensors")).unwrap();
 
-    let mut search = Command::new(espalier())
-        .args(&flags)
-        .current_dir(&path)
-        .stderr(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let begin = Instant::now();
     let has_trial = || {
-        let state = fs::read_to_string(path.join("out/search.json")).unwrap_or_default();
+        let state =
+            fs::read_to_string(path.join("out/compress.unfinished.json")).unwrap_or_default();
         state.contains("\"recipe\"")
     };
-    while !has_trial() && begin.elapsed() < Duration::from_secs(120) {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    search.kill().unwrap(); // SIGKILL
-    search.wait().unwrap();
-    assert!(has_trial(), "no trial within two minutes");
+    kill_when(&path, &flags, has_trial);
     assert!(!path.join("out/pruned.safetensors").exists());
     let other = [flags.as_slice(), &["--resume", "--epochs", "5"]].concat();
     let refused = call(&path, &other);
@@ -267,7 +354,7 @@ fn a_search_that_was_killed_goes_on_to_the_same_network() {
     let resumed = json(&path, [flags.as_slice(), &["--resume"]].concat());
     assert_eq!(resumed["trials"], whole["trials"]);
     assert!(fs::read(path.join("out/pruned.safetensors")).unwrap() == expected);
-    assert!(!path.join("out/search.json").exists());
+    assert!(!path.join("out/compress.unfinished.json").exists());
 }
 
 #[test]

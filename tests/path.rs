@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use espalier_tests::command::{call, can_emulate, copy_folder, json, workspace};
+use espalier_tests::command::{call, can_emulate, copy_folder, json, kill_when, workspace};
 use espalier_tests::models::preset;
 use serde_json::Value;
 use shared::layer::Shape;
@@ -561,30 +561,15 @@ fn the_same_seed_gives_the_same_model() {
 
 #[test]
 fn a_killed_training_goes_on_to_the_same_model() {
-    use std::process::{Command, Stdio};
-    use std::time::{Duration, Instant};
-
     let (_folder, path) = small_project();
     let epochs = ["--epochs", "300"]; // longer than it takes until the first save
     let whole = json(&path, ["train"].iter().chain(&epochs));
     let expected = std::fs::read(path.join("out/float.safetensors")).unwrap();
     std::fs::remove_dir_all(path.join("out")).unwrap();
 
-    let mut training = Command::new(espalier_tests::command::espalier())
-        .args(["train"].iter().chain(&epochs))
-        .current_dir(&path)
-        .stderr(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
     let unfinished = path.join("out/float.unfinished.safetensors");
-    let begin = Instant::now();
-    while !unfinished.is_file() && begin.elapsed() < Duration::from_secs(60) {
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    training.kill().unwrap(); // SIGKILL
-    training.wait().unwrap();
-    assert!(unfinished.is_file(), "nothing was saved within a minute");
+    let is_saved = || unfinished.is_file();
+    kill_when(&path, ["train"].iter().chain(&epochs), is_saved);
     let resumed = json(&path, ["train", "--resume"].iter().chain(&epochs));
     assert_eq!(resumed["correct"], whole["correct"]);
     assert!(std::fs::read(path.join("out/float.safetensors")).unwrap() == expected);

@@ -3,8 +3,9 @@
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use espalier::device::Board;
 use espalier::device::toolchain::Toolchain;
@@ -85,6 +86,25 @@ pub fn call<I: AsRef<OsStr>>(folder: &Path, arguments: impl IntoIterator<Item = 
     let mut command = Command::new(espalier());
     command.args(arguments).current_dir(folder);
     command.output().expect("espalier starts").into()
+}
+
+/// Calls `espalier` in a folder and kills it (SIGKILL) when it is time, within two minutes.
+pub fn kill_when<I: AsRef<OsStr>>(
+    folder: &Path,
+    arguments: impl IntoIterator<Item = I>,
+    is_time: impl Fn() -> bool,
+) {
+    let mut command = Command::new(espalier());
+    command.args(arguments).current_dir(folder);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut called = command.spawn().expect("espalier starts");
+    let begin = Instant::now();
+    while !is_time() && begin.elapsed() < Duration::from_secs(120) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    called.kill().expect("a process that can be killed");
+    called.wait().expect("a process that ends");
+    assert!(is_time(), "nothing to kill it at within two minutes");
 }
 
 /// Calls `espalier` with `--json` and reads the one object it prints.

@@ -202,7 +202,7 @@ pub enum CheckpointError {
         reason: String,
     },
     /// A safetensors file of another program.
-    #[error("{}: the file has tensors but no description of a network; bring it in with `espalier import`", file.display())]
+    #[error("{}: the file has tensors but no description of a network; give a checkpoint that `espalier train` or `espalier compress` wrote", file.display())]
     NoDescription {
         /// The file.
         file: PathBuf,
@@ -307,6 +307,14 @@ impl Checkpoint {
             if let (Some(grid), Some(weight)) = (self.grids.get(&node.name), weight) {
                 grid.snap(&mut weight.data, channel_of(&node.layer, &weight.shape));
             }
+        }
+    }
+
+    /// The same weights, which may take any value from now on.
+    pub fn without_grids(self) -> Self {
+        Self {
+            grids: BTreeMap::new(),
+            ..self
         }
     }
 

@@ -132,12 +132,16 @@ impl Cmd {
         pictures: &Pictures,
     ) -> Result<(Trained, Compressed, Exported, Vec<u8>), Error> {
         let stop = stop_on_ctrl_c()?;
-        let pruning = self.resume && compress::is_unfinished(project);
-        let (float, trained) = match pruning {
+        if !self.resume {
+            compress::clean_up(project);
+        }
+        let is_trained = self.resume && train::is_finished(project);
+        let (float, trained) = match is_trained {
             true => train::finished(project, pictures)?,
             false => train::step(project, pictures, self.resume, &stop)?,
         };
-        let (pruned, compressed) = compress::step(project, pictures, float, pruning, &stop)?;
+        let resume = is_trained && compress::is_unfinished(project);
+        let (pruned, compressed) = compress::step(project, pictures, float, resume, &stop)?;
         let (model, exported) = export::step(project, pictures, &pruned)?;
         Ok((trained, compressed, exported, model))
     }
@@ -145,14 +149,7 @@ impl Cmd {
 
 /// What the chip needs, and whether it computes what the host does.
 fn measure(board: &Board, model: &Model, test: &Dataset) -> Result<(Cost, Compared), Error> {
-    let mut test = test.clone();
-    let every = (test.pictures.len() / EMULATED).max(1);
-    test.pictures = test
-        .pictures
-        .into_iter()
-        .step_by(every)
-        .take(EMULATED)
-        .collect();
+    let test = test.sample(EMULATED);
     let inputs = espalier::simulate::inputs(model, &test);
     say(format_args!("compiling the firmware for {}", board.name));
     let elf = firmware::build(board)?;

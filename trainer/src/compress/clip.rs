@@ -6,14 +6,13 @@ use crate::network::Role;
 
 /// Clamps every weight to `-limit` to `limit`; biases and normalisation stay. A limit is
 /// a number above 0.
-pub fn clip(mut checkpoint: Checkpoint, limit: f32) -> Checkpoint {
+pub fn clip(checkpoint: &mut Checkpoint, limit: f32) {
     for node in &checkpoint.network.nodes {
         if let Some(array) = checkpoint.tensors.get_mut(&node.tensor_name(Role::Weight)) {
             let weights = array.data.iter_mut();
             weights.for_each(|weight| *weight = weight.clamp(-limit, limit));
         }
     }
-    checkpoint
 }
 
 #[cfg(test)]
@@ -24,7 +23,8 @@ mod tests {
     #[test]
     fn weights_beyond_the_limit_become_the_limit() {
         let whole = checkpoint(GRAPH);
-        let clipped = clip(whole.clone(), 0.05);
+        let mut clipped = whole.clone();
+        clip(&mut clipped, 0.05);
         let mut clamped = 0;
         for (name, array) in &whole.tensors {
             for (old, new) in array.data.iter().zip(&clipped.tensors[name].data) {

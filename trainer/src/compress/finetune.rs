@@ -1,6 +1,7 @@
 //! What is left of a network is trained on: weights go to 0 meanwhile, and go on their
 //! grids, and the network that it was before teaches.
 
+use super::clip::clip;
 use super::share::fit_grids;
 use super::{CompressOptions, prune};
 use crate::augment::Augmentation;
@@ -58,7 +59,14 @@ pub fn finetune(
         false => augmentation.without_mixing(),
     };
     let job = Job {
-        key: key(data, &train, augmentation, Some(options), Some(teacher)),
+        key: key(
+            data,
+            None,
+            &train,
+            augmentation,
+            Some(options),
+            Some(teacher),
+        ),
         constraint: Some(options),
         lesson: (options.distill > 0.0).then_some(Lesson {
             teacher,
@@ -92,6 +100,10 @@ impl Constraint for CompressOptions {
             );
         }
         if self.has_grids() && fit_due(step, steps) {
+            // Behind the last grid weights can no longer leave the limit.
+            if let Some(limit) = self.clip {
+                clip(checkpoint, limit);
+            }
             fit_grids(checkpoint, self);
         }
     }

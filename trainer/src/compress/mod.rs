@@ -28,7 +28,7 @@ use self::scale::ScaleMode;
 use self::search::Targets;
 use self::structured::Preference;
 use crate::network::Network;
-use crate::train::{OutOfRange, first_wrong};
+use crate::train::{MOST, OutOfRange, first_wrong};
 
 /// Share of the weights that become 0 where nothing else is asked for.
 const SPARSITY: f32 = 0.9;
@@ -42,7 +42,7 @@ pub struct CompressOptions {
     /// How it scales.
     pub scale_mode: ScaleMode,
     /// The limit of [`clip::clip`], above 0; none where not given. It holds before the
-    /// fine-tuning and behind it.
+    /// fine-tuning and behind it, for weights with batch normalisation folded in.
     pub clip: Option<f32>,
     /// Depthwise filters for each input channel of a layer in [`factorise::factorise`];
     /// layers without stay whole.
@@ -235,6 +235,8 @@ impl CompressOptions {
     /// The first key that is out of its range.
     pub fn validate(&self) -> Result<(), OutOfRange> {
         let wrong = |value: f64, right: bool| (!right).then(|| value.to_string());
+        const COUNT: &str = "1 to 1,000,000,000";
+        let counts = 1..=MOST;
         let (sparsity, rate) = (self.sparsity(), self.rate);
         let (distill, temperature) = (self.distill, self.temperature);
         let positive = |value: f32| wrong(value.into(), value > 0.0 && value.is_finite());
@@ -296,13 +298,14 @@ impl CompressOptions {
             ),
             (
                 "compress.epochs",
-                wrong(self.epochs as f64, self.epochs > 0),
-                "1 or more",
+                wrong(self.epochs as f64, counts.contains(&self.epochs)),
+                COUNT,
             ),
             (
                 "compress.steps",
-                self.steps.and_then(|steps| wrong(steps as f64, steps > 0)),
-                "1 or more",
+                self.steps
+                    .and_then(|steps| wrong(steps as f64, counts.contains(&steps))),
+                COUNT,
             ),
             (
                 "compress.rate",
@@ -325,7 +328,7 @@ impl CompressOptions {
     /// Whether the network changes so that it has to be trained on.
     pub fn is_fine_tuned(&self) -> bool {
         let smaller = self.factorise.is_some() || !self.targets().is_empty();
-        smaller || self.sparsity() > 0.0 || self.has_grids()
+        smaller || self.is_search() || self.sparsity() > 0.0 || self.has_grids()
     }
 
     /// A key with a value for a layer that is not there, and the layer. Parts of layers

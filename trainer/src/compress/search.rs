@@ -43,7 +43,7 @@ const INT8: u8 = 8;
 const RANKS: [u8; 2] = [1, 2];
 /// How much more, or less, the channels of a layer are worth in a trial.
 const PREFERENCES: [f64; 2] = [1.6, 0.6];
-/// Share of a limit in bytes that is left free, because coded weights take a few more bits
+/// Share of a model file's room that is left free, because coded weights take a few more bits
 /// once they are trained on.
 const RESERVE: f64 = 0.03;
 
@@ -108,15 +108,16 @@ impl Targets {
                 .then_some(Over { key, is, most })
         })
     }
+}
 
-    /// With some room in what depends on how weights are coded.
-    fn with_reserve(self) -> Self {
-        let less = |limit: u64| limit - (limit as f64 * RESERVE) as u64;
-        Self {
-            model_bytes: self.model_bytes.map(less),
-            ..self
-        }
+/// The cost of a network whose model file has grown by [`RESERVE`].
+fn with_reserve(mut cost: Cost) -> Cost {
+    let grown = (cost.model_bytes as f64 / (1.0 - RESERVE)).ceil() as usize;
+    if let Some(chip) = &mut cost.on_chip {
+        chip.flash_bytes += (grown - cost.model_bytes) as u64;
     }
+    cost.model_bytes = grown;
+    cost
 }
 
 /// Why nothing was found.
@@ -182,6 +183,9 @@ pub struct Recipe {
     /// Share of the weights that become 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sparsity: Option<f32>,
+    /// Most parameters that are left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_params: Option<usize>,
     /// How much more than others the channels of a layer are worth.
     #[serde(default, skip_serializing_if = "Preference::is_empty")]
     pub preference: Preference,
@@ -195,6 +199,7 @@ impl Recipe {
             bits: options.bits.clone(),
             share: options.share.clone(),
             sparsity: options.sparsity,
+            target_params: options.target_params,
             preference: options.preference.clone(),
         }
     }
@@ -206,6 +211,7 @@ impl Recipe {
             bits,
             share,
             sparsity,
+            target_params,
             preference,
         } = self;
         CompressOptions {
@@ -213,6 +219,7 @@ impl Recipe {
             bits,
             share,
             sparsity,
+            target_params,
             preference,
             ..others.clone()
         }
@@ -245,8 +252,6 @@ impl Recipe {
 pub struct Trial {
     /// What was tried.
     pub recipe: Recipe,
-    /// The parameters that it was made for, where they were the limit.
-    pub target_params: Option<u64>,
     /// Layers that write channels, and how many are left.
     pub widths: Vec<(String, usize)>,
     /// What it costs after the trial.
@@ -292,24 +297,23 @@ impl Search<'_> {
     pub fn run(&self) -> Result<(Candidate, Vec<Trial>), SearchError> {
         let validation = self.pictures.validation.as_ref();
         let validation = validation.ok_or(SearchError::NoValidation)?;
-        let given = Recipe::of(self.options);
+        let mut given = Recipe::of(self.options);
+        if self.options.trial_epochs == 0 {
+            return Ok((self.largest(&given)?, Vec::new()));
+        }
         let mut tried = Tried {
             search: self,
             validation,
-            targets: self.options.targets(),
             trials: Vec::new(),
-            unreachable: None,
+            failed: None,
         };
-        if tried.targets.is_empty() {
-            tried.targets = tried.smallest(&given)?;
+        if self.options.targets().is_empty() {
+            given.target_params = Some(tried.smallest(&given)?);
         }
         let mut best = Best {
             recipe: given.clone(),
             accuracy: f64::NEG_INFINITY,
         };
-        if self.options.trial_epochs == 0 {
-            return Ok((self.largest(&given, tried.targets)?, tried.trials));
-        }
         tried.decide(&mut best, |_| vec![given.clone()])?;
         if self.options.factorise.is_none() {
             let [dense, conv] = [self.dense_over_pictures(), self.inner_convolutions()];
@@ -348,9 +352,9 @@ impl Search<'_> {
                 PREFERENCES.map(|worth| recipe(best, worth)).to_vec()
             })?;
         }
-        match tried.unreachable {
-            Some(nearest) if tried.trials.is_empty() => Err(nearest),
-            _ => Ok((self.largest(&best.recipe, tried.targets)?, tried.trials)),
+        match tried.failed {
+            Some(error) if tried.trials.is_empty() => Err(error),
+            _ => Ok((self.largest(&best.recipe)?, tried.trials)),
         }
     }
 
@@ -371,12 +375,13 @@ impl Search<'_> {
 
     /// The largest network of a recipe that the budget allows, by bisection over how many
     /// units have gone.
-    fn largest(&self, recipe: &Recipe, targets: Targets) -> Result<Candidate, SearchError> {
+    fn largest(&self, recipe: &Recipe) -> Result<Candidate, SearchError> {
         let options = recipe.clone().into_options(self.options);
+        let targets = options.targets();
         let whole = recipe.factorised(self.trained)?;
         let importance = importance(&whole, options.importance, &self.pictures.train)?;
         let shrinking = Shrinking::new(&whole, &importance, &recipe.preference);
-        let over = |steps: usize, targets: Targets| -> Result<Option<Over>, SearchError> {
+        let over = |steps: usize, grown: fn(Cost) -> Cost| -> Result<Option<Over>, SearchError> {
             let smaller = shrinking.after(steps)?;
             // Nothing is exported where the parameters alone are too many.
             if let Some(most) = targets.params
@@ -391,20 +396,19 @@ impl Search<'_> {
                 true => self.meter.measure(&smaller)?,
                 false => self.meter.measure_file(&smaller)?,
             };
-            Ok(targets.over(&cost))
+            Ok(targets.over(&grown(cost)))
         };
-        if let Some(Over { key, is, most }) = over(shrinking.steps(), targets)? {
+        if let Some(Over { key, is, most }) = over(shrinking.steps(), |cost| cost)? {
             let least = is;
             return Err(SearchError::Unreachable { key, most, least });
         }
-        let targets = targets.with_reserve();
         let (mut too_few, mut enough) = (0, shrinking.steps());
-        if over(0, targets)?.is_none() {
+        if over(0, with_reserve)?.is_none() {
             enough = 0;
         }
         while enough > too_few + 1 {
             let middle = (too_few + enough) / 2;
-            match over(middle, targets)? {
+            match over(middle, with_reserve)? {
                 Some(_) => too_few = middle,
                 None => enough = middle,
             }
@@ -486,31 +490,28 @@ struct Best {
 struct Tried<'a> {
     search: &'a Search<'a>,
     validation: &'a Dataset,
-    targets: Targets,
     trials: Vec<Trial>,
-    /// The nearest limit that could not be met.
-    unreachable: Option<SearchError>,
+    /// Why recipes could not be tried: of limits that could not be met, the nearest.
+    failed: Option<SearchError>,
 }
 
 impl Tried<'_> {
     /// The least parameters, of the whole network's halves, quarters and so on, with which a trial
     /// does not lose more than `max_drop`: the limit where no other is given.
-    fn smallest(&mut self, recipe: &Recipe) -> Result<Targets, SearchError> {
+    fn smallest(&mut self, recipe: &Recipe) -> Result<usize, SearchError> {
         let search = self.search;
         let answers = answers(search.trained, self.validation)?;
         let before = Score::new(self.validation, &answers).accuracy;
         let least = before - search.options.max_drop.unwrap_or_default() / 100.0;
-        let whole = search.trained.parameters() as u64;
-        let limit = |params| Targets {
-            params: Some(params),
-            ..Targets::default()
-        };
-        let mut params = whole;
+        let mut params = search.trained.parameters();
         loop {
-            self.targets = limit(params / 2);
-            match self.one(recipe) {
+            let halved = Recipe {
+                target_params: Some(params / 2),
+                ..recipe.clone()
+            };
+            match self.one(&halved) {
                 Ok(tried) if tried.accuracy >= least => params /= 2,
-                Ok(_) | Err(SearchError::Unreachable { .. }) => return Ok(limit(params)),
+                Ok(_) | Err(SearchError::Unreachable { .. }) => return Ok(params),
                 Err(error) => return Err(error),
             }
         }
@@ -526,36 +527,39 @@ impl Tried<'_> {
             match self.one(&recipe) {
                 Ok(tried) if tried.accuracy > best.accuracy => *best = tried,
                 Ok(_) => {}
-                // A recipe that cannot be made small enough is no reason to give up.
-                Err(error) => self.unreachable = Some(self.nearest(error)?),
+                Err(error) => self.skip(error)?,
             }
         }
         Ok(())
     }
 
-    /// Of what could not be reached, the nearest to the limit; any other error stays one.
-    fn nearest(&mut self, error: SearchError) -> Result<SearchError, SearchError> {
-        let SearchError::Unreachable { least: new, .. } = &error else {
-            return Err(error);
+    /// Keeps why a recipe could not be tried, where that is no reason to give up: it cannot be
+    /// made small enough, its network has too many layers, or it diverged.
+    fn skip(&mut self, error: SearchError) -> Result<(), SearchError> {
+        let least = |error: &SearchError| match error {
+            SearchError::Unreachable { least, .. } => Some(least.unwrap_or(u64::MAX)),
+            _ => None,
         };
-        let least = |least: &Option<u64>| least.unwrap_or(u64::MAX);
-        match self.unreachable.take() {
-            Some(SearchError::Unreachable {
-                key,
-                most,
-                least: old,
-            }) if least(&old) <= least(new) => Ok(SearchError::Unreachable {
-                key,
-                most,
-                least: old,
-            }),
-            _ => Ok(error),
+        match &error {
+            SearchError::Unreachable { .. } => {}
+            SearchError::Network(_) | SearchError::Train(TrainError::NotFinite { .. }) => {
+                tracing::warn!("a recipe is left out: {error}");
+            }
+            _ => return Err(error),
         }
+        let nearer = match (&self.failed, least(&error)) {
+            (Some(failed), Some(new)) => least(failed).is_none_or(|old| new < old),
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        if nearer {
+            self.failed = Some(error);
+        }
+        Ok(())
     }
 
     fn one(&mut self, recipe: &Recipe) -> Result<Best, SearchError> {
-        let target_params = self.targets.params;
-        let same = |trial: &&Trial| trial.recipe == *recipe && trial.target_params == target_params;
+        let same = |trial: &&Trial| trial.recipe == *recipe;
         let known = self.search.known.iter().find(same).cloned();
         let trial = match known {
             Some(trial) => trial,
@@ -572,11 +576,12 @@ impl Tried<'_> {
 
     fn train(&self, recipe: &Recipe) -> Result<Trial, SearchError> {
         let search = self.search;
-        let Candidate { start, options } = search.largest(recipe, self.targets)?;
+        let Candidate { start, options } = search.largest(recipe)?;
         let widths = widths(&start);
-        // Where a preference changes nothing, the answer is known.
+        // Where a limit or a preference changes nothing, the answer is known.
         let same = |trial: &&Trial| {
             let as_here = Recipe {
+                target_params: recipe.target_params,
                 preference: recipe.preference.clone(),
                 ..trial.recipe.clone()
             };
@@ -611,7 +616,6 @@ impl Tried<'_> {
         let (bytes, cost) = search.meter.measure(&tuned)?;
         Ok(Trial {
             recipe: recipe.clone(),
-            target_params: self.targets.params,
             widths,
             cost,
             accuracy: simulate(&Model::parse(&bytes)?, self.validation)?.accuracy,
@@ -636,8 +640,11 @@ fn as_exported(
     Ok(checkpoint)
 }
 
-/// Recipes that factorise some layers.
+/// Recipes that factorise some layers, where there are any.
 fn ranks(best: &Recipe, layers: &[String]) -> Vec<Recipe> {
+    if layers.is_empty() {
+        return Vec::new();
+    }
     let ranks = RANKS.iter().filter_map(|&rank| NonZeroU8::new(rank));
     let recipes = ranks.map(|rank| best.with_ranks(layers, rank));
     recipes.filter(|recipe| recipe != best).collect()

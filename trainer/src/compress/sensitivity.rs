@@ -52,7 +52,7 @@ pub fn scan(
     checkpoint: &Checkpoint,
     data: &Dataset,
 ) -> Result<(f64, Vec<Sensitivity>), TrainError> {
-    let plain = checkpoint.without_batch_norm()?;
+    let plain = checkpoint.without_batch_norm()?.without_grids();
     let network = &plain.network;
     let whole = accuracy(&plain, data)?;
     let sparsities = SPARSITIES.map(Change::Sparsity);

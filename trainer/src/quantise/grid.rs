@@ -55,15 +55,12 @@ impl Grid {
             Levels::Bits(bits) => {
                 let largest = LARGEST >> (8 - bits.clamp(2, 8));
                 Self {
-                    scales: of_channels.iter().map(|w| best_scale(w, largest)).collect(),
+                    scales: scales(&of_channels, |weights| best_scale(weights, largest)),
                     levels: (-largest..=largest).collect(),
                 }
             }
             Levels::Shared(count) => {
-                let scales: Vec<f32> = of_channels
-                    .iter()
-                    .map(|weights| scale(largest(weights), LARGEST))
-                    .collect();
+                let scales = scales(&of_channels, |weights| scale(largest(weights), LARGEST));
                 let scaled = of_channels.iter().zip(&scales);
                 let scaled =
                     scaled.flat_map(|(weights, scale)| weights.iter().map(move |w| w / scale));
@@ -151,15 +148,27 @@ fn largest(weights: &[f32]) -> f32 {
         .fold(0.0, |most, weight| weight.abs().max(most))
 }
 
-/// `real` / `integer`, or 1 where that is no scale: for a channel of zeroes.
-fn scale(real: f32, integer: i8) -> f32 {
+/// The scale of each channel. Any is right for one of zeros; it takes the least of the others,
+/// because a large one would make the layer's factors too large for the fast kernels.
+fn scales(channels: &[Vec<f32>], of: impl Fn(&[f32]) -> Option<f32>) -> Vec<f32> {
+    let scales: Vec<Option<f32>> = channels.iter().map(|weights| of(weights)).collect();
+    let least = scales.iter().flatten().copied().reduce(f32::min);
+    let spare = least.unwrap_or(1.0);
+    scales
+        .into_iter()
+        .map(|scale| scale.unwrap_or(spare))
+        .collect()
+}
+
+/// `real` / `integer`, where that is a scale: not for 0.
+fn scale(real: f32, integer: i8) -> Option<f32> {
     let scale = real / f32::from(integer);
-    if scale.is_normal() { scale } else { 1.0 }
+    scale.is_normal().then_some(scale)
 }
 
 /// The scale with the least squared error among those at which the largest weight is
 /// cut to 100, 97.5, 95 % and so on of itself.
-fn best_scale(weights: &[f32], steps: i8) -> f32 {
+fn best_scale(weights: &[f32], steps: i8) -> Option<f32> {
     let most = largest(weights);
     let limit = f32::from(steps);
     let error = |scale: f32| -> f32 {
@@ -168,9 +177,8 @@ fn best_scale(weights: &[f32], steps: i8) -> f32 {
     };
     // With many steps cutting never pays.
     let shares = (0..if steps < LARGEST { 24 } else { 1 }).map(|i| 1.0 - 0.025 * i as f32);
-    let scales = shares.map(|share| scale(share * most, steps));
-    let best = scales.min_by(|&a, &b| error(a).total_cmp(&error(b)));
-    best.unwrap_or(1.0)
+    let scales = shares.filter_map(|share| scale(share * most, steps));
+    scales.min_by(|&a, &b| error(a).total_cmp(&error(b)))
 }
 
 /// At most `count` integers for weights of -127 to 127: Lloyd's k-means from values

@@ -21,8 +21,9 @@ use espalier::config::{Pictures, Project};
 use espalier::device::Board;
 use espalier::score::Score;
 use espalier::simulate::simulate;
-use espalier::train::{Hooks, Teacher, TrainError, answers};
+use espalier::train::{Hooks, Teacher, TrainError, answers, difference};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use shared::Model;
 use shared::layer::Layer;
 
@@ -39,8 +40,8 @@ use crate::output::{say, thousands};
 const PRUNED: &str = "pruned.safetensors";
 /// Where an unfinished fine-tuning is saved.
 const UNFINISHED: &str = "pruned.unfinished.safetensors";
-/// Where a search is saved.
-const SEARCH: &str = "search.json";
+/// What is known of a compression that is not finished.
+const STATE: &str = "compress.unfinished.json";
 /// The receipt.
 const RECEIPT: &str = "compress.json";
 /// Accuracy against bytes of all trials.
@@ -65,13 +66,14 @@ pub struct Cmd {
     compress: Flags<CompressOptions>,
 }
 
-/// What a search leaves behind, to go on with.
+/// What a compression leaves behind, to go on with.
 #[derive(Default, Serialize, Deserialize)]
-struct Searched {
-    /// Of which search.
+struct State {
+    /// Of which compression.
     key: String,
+    /// What a search has tried.
     trials: Vec<Trial>,
-    /// What was chosen, once it was.
+    /// How what is left is fine-tuned, once that is known.
     chosen: Option<CompressOptions>,
     steps: Vec<Step>,
 }
@@ -89,9 +91,14 @@ impl Cmd {
 
 /// Whether a compression of this project was stopped.
 pub fn is_unfinished(project: &Project) -> bool {
-    [UNFINISHED, SEARCH]
-        .iter()
-        .any(|name| project.output(name).is_file())
+    project.output(STATE).is_file()
+}
+
+/// Removes what is left of a compression that was stopped.
+pub fn clean_up(project: &Project) {
+    for name in [STATE, UNFINISHED] {
+        super::project::remove(&project.output(name));
+    }
 }
 
 /// The compression step of a build.
@@ -116,23 +123,22 @@ pub fn step(
         teacher: teacher(project, data, &trained)?,
         stop,
         meter,
-        state: Searched::default(),
+        state: State::default(),
     };
     let pruned = work.compress(resume)?;
-    let Searched {
+    let State {
         trials,
         steps,
         chosen,
         ..
     } = std::mem::take(&mut work.state);
+    let chosen = chosen.filter(|_| project.compress.is_search());
     // What it costs on the chip was measured behind the last step.
     let (bytes, _) = work.meter.measure_file(&pruned)?;
     let targets = project.compress.targets();
     let checkpoint = project.output(PRUNED);
     pruned.save(&checkpoint)?;
-    for name in [UNFINISHED, SEARCH] {
-        super::project::remove(&project.output(name));
-    }
+    clean_up(project);
     let (before, after) = (
         answers(&trained, &data.test)?,
         answers(&pruned, &data.test)?,
@@ -234,29 +240,24 @@ struct Work<'a> {
     teacher: Teacher,
     stop: &'a AtomicBool,
     meter: Meter<'a>,
-    state: Searched,
+    state: State,
 }
 
 impl Work<'_> {
     fn compress(&mut self, resume: bool) -> Result<Checkpoint, Error> {
         let project = self.project;
         let (unfinished, curve) = (project.output(UNFINISHED), project.output(CURVE));
-        let searched = project.compress.is_search();
-        if !resume {
-            super::project::remove(&curve);
-        }
         if resume && !is_unfinished(project) {
             return Err(Error::NothingToResume(project.output("")));
         }
-        if resume && (searched || !unfinished.is_file()) {
+        if resume {
             self.state = self.load_state()?;
+        } else {
+            clean_up(project);
+            super::project::remove(&curve);
         }
-        let (from, options) = match (resume && unfinished.is_file(), self.state.chosen.clone()) {
+        let (from, options) = match (unfinished.is_file(), self.state.chosen.clone()) {
             (true, Some(chosen)) => (Checkpoint::load(&unfinished)?, chosen),
-            (true, None) if !searched => {
-                self.measure("trained", self.trained)?;
-                (Checkpoint::load(&unfinished)?, project.compress.clone())
-            }
             _ => self.reduced()?,
         };
         let hooks = Hooks {
@@ -268,7 +269,7 @@ impl Work<'_> {
             ..Hooks::default()
         };
         let (data, train) = (&self.data.train, project.train_options());
-        let tuned = match options.is_fine_tuned() {
+        let mut tuned = match options.is_fine_tuned() {
             false => return Ok(from),
             true => finetune(
                 from,
@@ -280,13 +281,22 @@ impl Work<'_> {
                 &hooks,
             )?,
         };
-        let tuned = self.clipped(tuned);
+        if let Some(limit) = options.clip {
+            clip(&mut tuned, limit);
+        }
         self.measure("fine-tuned", &tuned)?;
         Ok(tuned)
     }
 
-    /// What is left to fine-tune, and how.
+    /// What is left to fine-tune, and how; both are kept for `--resume`.
     fn reduced(&mut self) -> Result<(Checkpoint, CompressOptions), Error> {
+        let (network, options) = self.smaller()?;
+        self.state.chosen = Some(options.clone());
+        self.save_state()?;
+        Ok((network, options))
+    }
+
+    fn smaller(&mut self) -> Result<(Checkpoint, CompressOptions), Error> {
         let options = &self.project.compress;
         if let Some((key, name)) = options.unknown_layer(&self.trained.network) {
             let nodes = self.trained.network.nodes.iter();
@@ -304,21 +314,21 @@ impl Work<'_> {
         }
         self.state.steps.clear();
         self.measure("trained", self.trained)?;
-        let mut network = self.trained.clone();
+        // Grids of a compression before this one.
+        let mut network = self.trained.clone().without_grids();
         if options.scale != 1.0 {
             warn_of_softmax(&network, options.scale);
             network = scale(&network, options.scale, options.scale_mode)?;
             self.measure("scaled", &network)?;
         }
-        if options.clip.is_some() {
-            network = self.clipped(network);
+        if let Some(limit) = options.clip {
+            network = network.without_batch_norm()?;
+            clip(&mut network, limit);
             self.measure("clipped", &network)?;
         }
         if options.is_search() {
             let Candidate { start, options } = self.search(&network)?;
             self.measure("searched", &start)?;
-            self.state.chosen = Some(options.clone());
-            self.save_state()?;
             return Ok((start, options));
         }
         if let Some(ranks) = &options.factorise {
@@ -340,14 +350,14 @@ impl Work<'_> {
         self.state.chosen = None;
         self.save_state()?;
         let known = std::mem::take(&mut self.state.trials);
-        let file = project.output(SEARCH);
+        let file = project.output(STATE);
         let key = self.key();
         let steps = self.state.steps.clone();
         let report = |trials: &[Trial]| {
             if let Some(trial) = trials.last() {
                 say(words(trial));
             }
-            let state = Searched {
+            let state = State {
                 key: key.clone(),
                 trials: trials.to_vec(),
                 chosen: None,
@@ -382,34 +392,41 @@ impl Work<'_> {
         }
     }
 
-    /// What a search depends on.
+    /// What the result depends on, as a JSON object.
     fn key(&self) -> String {
-        espalier::train::key(
+        let project = self.project;
+        let learning = espalier::train::key(
             &self.data.train,
-            &self.project.train_options(),
-            &self.project.augment,
-            Some(&self.project.compress),
+            self.data.validation.as_ref(),
+            &project.train_options(),
+            &project.augment,
+            Some(&project.compress),
             Some(&self.teacher),
-        )
+        );
+        let mut key: serde_json::Value = serde_json::from_str(&learning).unwrap_or_default();
+        key["export"] = json!(project.export);
+        key["board"] = json!(project.board);
+        key.to_string()
     }
 
-    fn load_state(&self) -> Result<Searched, Error> {
-        let file = self.project.output(SEARCH);
+    fn load_state(&self) -> Result<State, Error> {
+        let file = self.project.output(STATE);
         let read = |source| Error::Read {
             file: file.clone(),
             source,
         };
         let text = std::fs::read(&file).map_err(read)?;
-        let state: Searched = serde_json::from_slice(&text).map_err(|e| read(e.into()))?;
-        match state.key == self.key() {
+        let state: State = serde_json::from_slice(&text).map_err(|e| read(e.into()))?;
+        let key = self.key();
+        match state.key == key {
             true => Ok(state),
-            false => Err(Error::OtherSearch(file)),
+            false => Err(TrainError::OtherRun(difference(&state.key, &key)).into()),
         }
     }
 
     fn save_state(&mut self) -> Result<(), Error> {
         self.state.key = self.key();
-        self.state.save(&self.project.output(SEARCH))
+        self.state.save(&self.project.output(STATE))
     }
 
     fn measure(&mut self, name: &str, network: &Checkpoint) -> Result<(), Error> {
@@ -442,16 +459,9 @@ impl Work<'_> {
         let after = steps.last().and_then(|step| step.validation);
         Ok(after.map(|(after, _)| 100.0 * (before - after)))
     }
-
-    fn clipped(&self, checkpoint: Checkpoint) -> Checkpoint {
-        match self.project.compress.clip {
-            Some(limit) => clip(checkpoint, limit),
-            None => checkpoint,
-        }
-    }
 }
 
-impl Searched {
+impl State {
     fn save(&self, file: &std::path::Path) -> Result<(), Error> {
         save(file, serde_json::to_vec(self).map_err(Into::into), |json| {
             json
