@@ -403,6 +403,20 @@ fn a_scaled_network_keeps_its_answers_and_its_parameters() {
 }
 
 #[test]
+fn pictures_that_were_learnt_from_are_not_taken_for_others_in_silence() {
+    let (_folder, path) = trained();
+    let says = |arguments: &[&str]| call(&path, arguments).stderr;
+    let export = ["export", "out/float.safetensors"];
+    let words = "learnt from other pictures";
+    assert!(!says(&export).contains(words));
+    assert!(call(&path, ["train", "--seed", "3", "--epochs", "1"]).success);
+    let warned = says(&export);
+    assert!(warned.contains(words), "{warned}");
+    assert!(warned.contains("split_seed = 3"), "{warned}");
+    assert!(says(&compress(&["--scale", "0.5"])).contains(words));
+}
+
+#[test]
 fn a_scan_names_every_layer() {
     let (_folder, path) = trained();
     let report = json(&path, ["sensitivity", "out/float.safetensors"]);

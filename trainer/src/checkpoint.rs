@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use shared::layer::Layer;
 use shared::model::Resize;
 
+use crate::data::Split;
 use crate::network::{Definition, Network, NetworkError, Node, Role};
 use crate::quantise::Grid;
 
@@ -103,6 +104,8 @@ pub struct Checkpoint {
     pub input: InputScale,
     /// What was done to pictures of another size.
     pub resize: Resize,
+    /// Which pictures it has learnt from; nothing where that is not known.
+    pub split: Option<Split>,
     /// By [`Node::tensor_name`]; shapes as in [`Network::tensors_of`].
     pub tensors: Tensors,
     /// By the name of a layer, which values its weights may take; any where it has none.
@@ -144,6 +147,8 @@ struct Description {
     classes: Vec<String>,
     input: InputScale,
     resize: Resize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    split: Option<Split>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     grids: BTreeMap<String, Grid>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -381,6 +386,7 @@ impl Checkpoint {
             classes: self.classes.clone(),
             input: self.input,
             resize: self.resize,
+            split: self.split,
             grids: self.grids.clone(),
             training: self.training.as_ref().map(|state| Progress {
                 step: state.step,
@@ -533,6 +539,7 @@ impl<'a> Reader<'a> {
             classes,
             input,
             resize,
+            split,
             grids,
             ..
         } = self.description;
@@ -542,6 +549,7 @@ impl<'a> Reader<'a> {
             input,
             resize,
             tensors,
+            split,
             grids,
             training,
         })
@@ -712,6 +720,7 @@ mod tests {
             },
             resize: Resize::Crop,
             tensors: tensors.clone(),
+            split: None,
             grids: BTreeMap::new(),
             training: Some(TrainingState {
                 step: 7,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::augment::{AugmentError, Augmentation};
 use crate::compress::CompressOptions;
-use crate::data::{self, DataError, Dataset, Source};
+use crate::data::{self, DataError, Dataset, Source, Split};
 use crate::network::NetworkSpec;
 use crate::quantise::ExportOptions;
 use crate::train::TrainOptions;
@@ -66,6 +66,19 @@ pub struct Pictures {
     pub validation: Option<Dataset>,
     /// To measure on.
     pub test: Dataset,
+    /// How they were divided.
+    pub split: Split,
+}
+
+/// The parts of a project's source.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// All training pictures.
+    pub train: Dataset,
+    /// To measure on.
+    pub test: Dataset,
+    /// Whether the test part is held back of the training part.
+    pub test_is_held_back: bool,
 }
 
 /// The `[data]` section.
@@ -431,23 +444,32 @@ impl Project {
     /// same classes. Where the source has no test part, a fifth of the training
     /// pictures is held back for it.
     pub fn pictures(&self) -> Result<Pictures, DataError> {
-        let (train, test) = self.parts()?;
-        self.sample(train, test)
+        self.sample(self.parts()?)
     }
 
     /// All training pictures and the test pictures, as in [`Project::pictures`].
-    pub fn parts(&self) -> Result<(Dataset, Dataset), DataError> {
+    pub fn parts(&self) -> Result<Parts, DataError> {
         let (train, test) = data::load_both(&self.source()?, &self.data.options())?;
+        let test_is_held_back = test.is_none();
         let (train, test) = match test {
             None => train.split(HELD_BACK, self.split_seed())?,
             Some(test) => (train, test),
         };
         data::check_classes(&train, &test)?;
-        Ok((train, test))
+        Ok(Parts {
+            train,
+            test,
+            test_is_held_back,
+        })
     }
 
     /// What the project uses of its [`Project::parts`].
-    pub fn sample(&self, train: Dataset, test: Dataset) -> Result<Pictures, DataError> {
+    pub fn sample(&self, parts: Parts) -> Result<Pictures, DataError> {
+        let Parts {
+            train,
+            test,
+            test_is_held_back,
+        } = parts;
         let train = match self.data.per_class {
             Some(count) => train.take_per_class(count, self.split_seed())?,
             None => train,
@@ -463,6 +485,12 @@ impl Project {
             train,
             validation,
             test,
+            split: Split {
+                seed: self.split_seed(),
+                per_class: self.data.per_class,
+                validation: self.data.validation,
+                test: test_is_held_back,
+            },
         })
     }
 
@@ -582,7 +610,12 @@ mod tests {
             classes: ["a", "b"].map(str::to_owned).to_vec(),
             pictures: (0..200).map(picture).collect(),
         };
-        let Pictures { train, .. } = project.sample(all.clone(), all).unwrap();
+        let parts = Parts {
+            train: all.clone(),
+            test: all,
+            test_is_held_back: false,
+        };
+        let Pictures { train, .. } = project.sample(parts).unwrap();
         train
             .pictures
             .iter()

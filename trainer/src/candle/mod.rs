@@ -181,6 +181,7 @@ mod tests {
             },
             resize: Resize::Exact,
             training: None,
+            split: None,
             grids: Default::default(),
         }
     }

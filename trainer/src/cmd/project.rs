@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use espalier::config::{ConfigError, Pictures, Project};
+use espalier::checkpoint::Checkpoint;
+use espalier::config::{ConfigError, Parts, Pictures, Project};
 use espalier::data::{Dataset, missing_classes, twins};
 
 use super::Error;
@@ -32,6 +33,7 @@ pub fn pictures(project: &Project) -> Result<Pictures, Error> {
         train,
         validation,
         test,
+        ..
     } = &pictures;
     warn(project, train, "test", test);
     if let Some(validation) = validation {
@@ -41,10 +43,21 @@ pub fn pictures(project: &Project) -> Result<Pictures, Error> {
 }
 
 /// All training pictures of a project, and its test pictures; warns as [`pictures`].
-pub fn parts(project: &Project) -> Result<(Dataset, Dataset), Error> {
-    let (train, test) = project.parts()?;
-    warn(project, &train, "test", &test);
-    Ok((train, test))
+pub fn parts(project: &Project) -> Result<Parts, Error> {
+    let parts = project.parts()?;
+    warn(project, &parts.train, "test", &parts.test);
+    Ok(parts)
+}
+
+/// Warns of a checkpoint that may know what is held back of the training pictures.
+pub fn warn_of_split(checkpoint: &Checkpoint, pictures: &Pictures) {
+    let now = pictures.split;
+    if let Some(then) = checkpoint.split.filter(|then| now.is_known_to(then)) {
+        tracing::warn!(
+            "the checkpoint has learnt from other pictures than `[data]` leaves for learning now: {then} then, {now} \
+             now. It may know those that are held back, which makes its accuracy too good; set what it was trained with"
+        );
+    }
 }
 
 fn warn(project: &Project, train: &Dataset, part: &str, other: &Dataset) {

@@ -222,7 +222,10 @@ impl<'a> Course<'a> {
         let network = network(self.project, pictures)?;
         let from = match self.resume && begun {
             true => load(&unfinished, &network)?,
-            false => start(network, pictures, self.project.data.resize, options)?,
+            false => Checkpoint {
+                split: Some(self.data.split),
+                ..start(network, pictures, self.project.data.resize, options)?
+            },
         };
         let curve = self.project.output(CURVE);
         let is_member = options.ensemble > 1 && teacher.is_none();
@@ -277,6 +280,7 @@ pub fn is_finished(project: &Project) -> bool {
 /// The training step of a build that was stopped after it.
 pub fn finished(project: &Project, data: &Pictures) -> Result<(Checkpoint, Trained), Error> {
     let trained = load(&project.output(FLOAT), &network(project, &data.train)?)?;
+    super::project::warn_of_split(&trained, data);
     let summary = summarise(project, data, &trained, Backend::default())?;
     Ok((trained, summary))
 }

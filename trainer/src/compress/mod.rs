@@ -435,6 +435,7 @@ pub(crate) mod tests {
             },
             resize: Resize::Exact,
             training: None,
+            split: None,
             grids: Default::default(),
             network,
             tensors,

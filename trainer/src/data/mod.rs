@@ -15,6 +15,7 @@ mod idx;
 mod save;
 pub mod shapes;
 mod sheet;
+mod split;
 mod twins;
 
 pub use dataset::{Dataset, Picture, PictureShape};
@@ -23,6 +24,7 @@ pub use fit::{Options, Resize};
 pub use save::{png, save_png};
 pub(crate) use sheet::{cell, enlarged};
 pub use sheet::{contact_sheet, operation_sheet};
+pub use split::Split;
 pub use twins::{Twins, repeated, twins};
 
 /// Where pictures come from.

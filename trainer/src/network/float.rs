@@ -552,6 +552,7 @@ mod tests {
             },
             resize: Resize::Exact,
             training: None,
+            split: None,
             grids: Default::default(),
             network,
             tensors,

@@ -24,6 +24,7 @@ pub fn start(
         classes: data.classes.clone(),
         input: input_scale(data),
         training: None,
+        split: None,
         grids: Default::default(),
         network,
         resize,

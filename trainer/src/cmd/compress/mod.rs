@@ -84,6 +84,7 @@ impl Cmd {
         let project = Project::load(&self.project, &[self.compress.table()])?;
         let data = super::project::pictures(&project)?;
         let trained = Checkpoint::load(&self.checkpoint)?;
+        crate::cmd::project::warn_of_split(&trained, &data);
         let stop = stop_on_ctrl_c()?;
         Ok(step(&project, &data, trained, self.resume, &stop)?.1)
     }

@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use espalier::augment::Augmentation;
 use espalier::checkpoint::Checkpoint;
-use espalier::config::{Pictures, Project};
-use espalier::data::Dataset;
+use espalier::config::{Parts, Pictures, Project};
 use espalier::score::Score;
 use espalier::simulate::simulate;
 use espalier::train::TrainOptions;
@@ -88,13 +87,12 @@ impl Cell {
     /// Trains every way that is not known yet and keeps its result; a stop is no error.
     pub fn run(
         &self,
-        train: &Dataset,
-        test: &Dataset,
+        parts: &Parts,
         known: &[Row],
         stop: &AtomicBool,
         keep: &(dyn Fn(Row) -> Result<(), Error> + Sync),
     ) -> Result<(), Error> {
-        let pictures = self.project.sample(train.clone(), test.clone())?;
+        let pictures = self.project.sample(parts.clone())?;
         let work = Work {
             cell: self,
             pictures: &pictures,

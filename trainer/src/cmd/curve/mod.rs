@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use clap::Args;
 use espalier::checkpoint::Checkpoint;
 use espalier::compress::CompressOptions;
-use espalier::config::{FILE_NAME, Project};
+use espalier::config::{FILE_NAME, Parts, Project};
 use espalier::data::Dataset;
 use espalier::train::{TrainError, digest, in_parallel, key};
 use serde::{Deserialize, Serialize};
@@ -65,11 +65,11 @@ impl Cmd {
     /// Trains on every subset and measures on the whole test part.
     pub fn run(self) -> Result<Learning, Error> {
         let project = self.project()?;
-        let (train, test) = super::project::parts(&project)?;
-        let cells = self.cells(&project, &train)?;
+        let parts = super::project::parts(&project)?;
+        let cells = self.cells(&project, &parts.train)?;
         let stop = stop_on_ctrl_c()?;
         let file = project.output(STATE);
-        let key = whole_key(&project, &train, &test)?;
+        let key = whole_key(&project, &parts)?;
         let compress = project.compress.clone();
         let state = State::load(&file, key, compress, self.resume)?;
         let known = state.rows.clone();
@@ -85,7 +85,7 @@ impl Cmd {
             true => Ok(()),
             // Nobody should have to wait for the others to see an error.
             false => cell
-                .run(&train, &test, &known, &stop, &keep)
+                .run(&parts, &known, &stop, &keep)
                 .inspect_err(|_| stop.store(true, Ordering::Relaxed)),
         };
         let results = in_parallel(cells, work);
@@ -130,13 +130,13 @@ impl Cmd {
 }
 
 /// Everything that decides the rows of a curve, but for how networks are compressed.
-fn whole_key(project: &Project, train: &Dataset, test: &Dataset) -> Result<String, Error> {
+fn whole_key(project: &Project, parts: &Parts) -> Result<String, Error> {
     let options = project.train_options();
     let base = options.base.as_deref().map(Checkpoint::load).transpose()?;
     let key = |data| key(data, None, &options, &project.augment, None, None);
     Ok(json!({
-        "train": key(train),
-        "test": key(test),
+        "train": key(&parts.train),
+        "test": key(&parts.test),
         "base": base.as_ref().map(digest),
         "network": project.network,
         "validation": project.data.validation,
