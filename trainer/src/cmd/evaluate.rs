@@ -1,12 +1,12 @@
 //! `espalier evaluate`: the float network of a checkpoint on pictures.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
 use espalier::checkpoint::Checkpoint;
-use espalier::data::{self, Options, Part, Source};
+use espalier::data::{Options, Part};
 use espalier::score::Score;
 use serde::Serialize;
 
@@ -20,7 +20,7 @@ use crate::output::Report;
 pub struct Cmd {
     /// Checkpoint (.safetensors)
     checkpoint: PathBuf,
-    /// Folder of class folders, folder of IDX files, fashion-mnist, or shapes
+    /// Folder of class folders, folder of IDX files, fashion-mnist, shapes, or a project folder
     source: PathBuf,
     /// Use the training part instead of the test part
     #[arg(long)]
@@ -52,8 +52,7 @@ impl Cmd {
             true => Part::Train,
             false => Part::Test,
         };
-        let source = Source::parse(&self.source, Path::new(""))?;
-        let dataset = data::load(&source, part, &options)?;
+        let dataset = super::project::part(&self.source, part, options)?;
         let start = Instant::now();
         let answers = backend.answers(&checkpoint, &dataset)?;
         Ok(Evaluation {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use espalier::data::{self, Options, Part, PictureShape, Resize, Source, save_png};
+use espalier::data::{self, Options, Part, PictureShape, Resize, save_png};
 use espalier::explain::compare::{self, Pair, Summary};
 use espalier::explain::{
     Attributions, Cells, Classifier, ExplainError, Float, Heatmap, Occlusion, Place, columns,
@@ -222,12 +222,11 @@ impl Cmd {
 
     /// At least one.
     fn test_pictures(&self, shape: PictureShape, resize: Resize) -> Result<Vec<Vec<u8>>, Error> {
-        let source = Source::parse(&self.picture, Path::new(""))?;
         let options = Options {
             resize,
             ..Options::default()
         };
-        let test = data::load(&source, Part::Test, &options.pinned(shape))?;
+        let test = super::project::part(&self.picture, Part::Test, options.pinned(shape))?;
         let pictures = test.sample(self.count.max(1)).pictures;
         Ok(pictures.into_iter().map(|picture| picture.pixels).collect())
     }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use espalier::checkpoint::Checkpoint;
-use espalier::config::{ConfigError, Parts, Pictures, Project};
-use espalier::data::{Dataset, missing_classes, twins};
+use espalier::config::{ConfigError, FILE_NAME, Parts, Pictures, Project};
+use espalier::data::{self, Dataset, Options, Part, Source, missing_classes, twins};
 
 use super::Error;
 
@@ -47,6 +47,28 @@ pub fn parts(project: &Project) -> Result<Parts, Error> {
     let parts = project.parts()?;
     warn(project, &parts.train, "test", &parts.test);
     Ok(parts)
+}
+
+/// The pictures of a part of a source, or of a project, whose source may have no test part.
+/// They come in this shape.
+pub fn part(source: &Path, part: Part, shape: Options) -> Result<Dataset, Error> {
+    if !source.join(FILE_NAME).is_file() {
+        let source = Source::parse(source, Path::new(""))?;
+        return Ok(data::load(&source, part, &shape)?);
+    }
+    let mut project = Project::load(source, &[])?;
+    let Options {
+        size,
+        channels,
+        resize,
+    } = shape;
+    (project.data.size, project.data.channels) = (size, channels);
+    project.data.resize = resize;
+    let Parts { train, test, .. } = project.parts()?;
+    Ok(match part {
+        Part::Train => train,
+        Part::Test => test,
+    })
 }
 
 /// Warns of a checkpoint that may know what is held back of the training pictures.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use espalier::data::{self, Part, Source};
+use espalier::data::Part;
 use espalier::device::emulator;
 use espalier::device::slots::Running;
 use espalier::device::verify::{Comparison, compare};
@@ -75,8 +75,8 @@ impl Cmd {
 }
 
 pub fn pictures(model: &Model, source: &Path, count: Option<usize>) -> Result<Vec<i8>, Error> {
-    let source = Source::parse(source, Path::new(""))?;
-    let mut dataset = data::load(&source, Part::Test, &espalier::simulate::options(model))?;
+    let shape = espalier::simulate::options(model);
+    let mut dataset = super::project::part(source, Part::Test, shape)?;
     dataset.pictures.truncate(count.unwrap_or(usize::MAX));
     Ok(espalier::simulate::inputs(model, &dataset))
 }

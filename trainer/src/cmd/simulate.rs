@@ -1,12 +1,12 @@
 //! `espalier simulate`: the int8 engine on this machine.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
 use espalier::confidence::{self, Answered};
-use espalier::data::{self, Part, Source};
+use espalier::data::Part;
 use espalier::score::Score;
 use serde::Serialize;
 
@@ -19,7 +19,7 @@ use crate::output::{Report, table};
 pub struct Cmd {
     #[command(flatten)]
     path: ModelPath,
-    /// Folder of class folders, folder of IDX files, fashion-mnist, or shapes
+    /// Folder of class folders, folder of IDX files, fashion-mnist, shapes, or a project folder
     source: PathBuf,
     /// Use the training part instead of the test part
     #[arg(long)]
@@ -42,12 +42,12 @@ impl Cmd {
     pub fn run(self) -> Result<Simulation, Error> {
         let bytes = self.path.read()?;
         let model = parse(&bytes, &self.path.model)?;
-        let source = Source::parse(&self.source, Path::new(""))?;
         let part = match self.train_part {
             true => Part::Train,
             false => Part::Test,
         };
-        let dataset = data::load(&source, part, &espalier::simulate::options(&model))?;
+        let shape = espalier::simulate::options(&model);
+        let dataset = super::project::part(&self.source, part, shape)?;
         let start = Instant::now();
         let score = espalier::simulate::simulate(&model, &dataset)?;
         Ok(Simulation {

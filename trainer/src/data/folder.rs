@@ -61,7 +61,14 @@ fn part_folder(root: &Path, part: Part) -> Result<PathBuf, DataError> {
     let (train_classes, test_classes) = (folders(&train)?, folders(&test)?);
     let (folder, classes) = match part {
         Part::Train if train_classes.is_empty() && test_classes.is_empty() => {
-            return Ok(root.to_path_buf());
+            // Empty folders for the parts are no classes, unless there are others beside them.
+            let are_parts = [&train, &test].iter().all(|part| part.is_dir())
+                && folders(root)?.len() == 2
+                && entries(&train)?.is_empty();
+            return match are_parts {
+                true => Err(DataError::NoClasses { folder: train }),
+                false => Ok(root.to_path_buf()),
+            };
         }
         Part::Train => (train, &train_classes),
         Part::Test => (test, &test_classes),
@@ -450,6 +457,16 @@ mod tests {
         fs::create_dir(root.path().join("empty")).unwrap();
         let error = train_error(root.path());
         assert!(error.contains("empty: no pictures"), "{error}");
+    }
+
+    #[test]
+    fn empty_parts_want_classes() {
+        let root = tempfile::tempdir().unwrap();
+        for part in ["train", "test"] {
+            fs::create_dir(root.path().join(part)).unwrap();
+        }
+        let error = train_error(root.path());
+        assert!(error.contains("train: no class folders"), "{error}");
     }
 
     #[test]

@@ -320,6 +320,19 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_the_readme_is_a_network() {
+        #[derive(Deserialize)]
+        struct Example {
+            network: NetworkSpec,
+        }
+        let readme = include_str!("../../../README.md");
+        let example = readme.split("```toml\n").nth(1).unwrap();
+        let example = example.split("```").next().unwrap();
+        let Example { network } = toml::from_str(example).unwrap();
+        assert_eq!(network.build(shape(8, 8, 1), 3).unwrap().nodes.len(), 6);
+    }
+
+    #[test]
     fn layers_are_named_and_joined() {
         let network = parse(
             r#"

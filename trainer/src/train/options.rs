@@ -198,7 +198,7 @@ impl TrainOptions {
         ),
         (
             "base",
-            "Checkpoint to start from; its head is replaced where classes differ",
+            "Checkpoint to start from, relative to the project's folder; its head is replaced where classes differ",
         ),
         (
             "ensemble",

@@ -146,7 +146,6 @@ pub fn step(
     );
     let score = Score::new(&data.test, &after);
     let mut summary = Compressed {
-        accuracy: score.accuracy,
         accuracy_before: Score::new(&data.test, &before).accuracy,
         accuracy_int8: simulate(&Model::parse(&bytes).map_err(CostError::from)?, &data.test)?
             .accuracy,

@@ -16,9 +16,10 @@ use crate::output::{Report, table, thousands};
 /// A compressed network.
 #[derive(Serialize)]
 pub struct Compressed {
-    /// Accuracy of the compressed float network on the test part, a fraction of 1.
-    pub accuracy: f64,
-    /// The same before it was compressed.
+    /// Of the compressed float network on the test part.
+    #[serde(flatten)]
+    pub score: Score,
+    /// Its accuracy before it was compressed.
     pub accuracy_before: f64,
     /// Of the int8 model of the compressed network.
     pub accuracy_int8: f64,
@@ -55,8 +56,6 @@ pub struct Compressed {
     /// The emulated board of the steps' figures, or why there are none.
     pub measured_on: String,
     pub receipt: PathBuf,
-    #[serde(flatten)]
-    pub score: Score,
 }
 
 /// A network after a step.
@@ -181,7 +180,7 @@ impl fmt::Display for Compressed {
             f,
             "                 float before {:.2} %, after {:.2} %, int8 {:.2} % of the test pictures",
             100.0 * self.accuracy_before,
-            100.0 * self.accuracy,
+            100.0 * self.score.accuracy,
             100.0 * self.accuracy_int8
         )?;
         writeln!(
