@@ -8,8 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use clap::Args;
-use espalier::checkpoint::Checkpoint;
-use espalier::compress::CompressOptions;
+use espalier::checkpoint::{Checkpoint, CheckpointError};
 use espalier::config::{FILE_NAME, Parts, Project};
 use espalier::data::Dataset;
 use espalier::train::{TrainError, digest, in_parallel, key};
@@ -56,8 +55,8 @@ pub struct Cmd {
 struct State {
     /// Of which project and pictures.
     key: String,
-    /// How the compressed networks were made.
-    compress: CompressOptions,
+    /// What decides the compressed networks alone.
+    compress: String,
     rows: Vec<Row>,
 }
 
@@ -70,7 +69,7 @@ impl Cmd {
         let stop = stop_on_ctrl_c()?;
         let file = project.output(STATE);
         let key = whole_key(&project, &parts)?;
-        let compress = project.compress.clone();
+        let compress = compress_key(&project)?;
         let state = State::load(&file, key, compress, self.resume)?;
         let known = state.rows.clone();
         let state = Mutex::new(state);
@@ -145,15 +144,23 @@ fn whole_key(project: &Project, parts: &Parts) -> Result<String, Error> {
     .to_string())
 }
 
+/// Everything else that decides how networks are compressed.
+fn compress_key(project: &Project) -> Result<String, Error> {
+    let digest = |file: PathBuf| Ok(digest(&Checkpoint::load(&file)?));
+    let teachers = project.teachers().map(digest);
+    let teachers = teachers.collect::<Result<Vec<String>, CheckpointError>>()?;
+    Ok(json!({
+        "options": project.compress,
+        "teachers": teachers,
+        "board": project.board,
+    })
+    .to_string())
+}
+
 impl State {
     /// What is known of this curve: without the compressed networks, if they would be made in
     /// another way now.
-    fn load(
-        file: &Path,
-        key: String,
-        compress: CompressOptions,
-        resume: bool,
-    ) -> Result<Self, Error> {
+    fn load(file: &Path, key: String, compress: String, resume: bool) -> Result<Self, Error> {
         let empty = Self {
             key,
             compress,
