@@ -15,8 +15,12 @@ use serde_json::{Map, Value, json};
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Folders with a `curve.csv`.
-const CURVES: [&str; 2] = ["examples/fashion-mnist/samples", "examples/digits"];
+/// Folders with a `curve.csv`; the models are in the first.
+const CURVES: [&str; 3] = [
+    "examples/fashion-mnist/samples",
+    "examples/fashion-mnist/samples/all",
+    "examples/digits",
+];
 
 fn main() -> ExitCode {
     espalier_tests::bench::run(measure, print)

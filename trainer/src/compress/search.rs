@@ -673,3 +673,38 @@ pub fn widths(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
         .map(|node| (node.name.clone(), node.output.channels()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compress::cost::OnChip;
+
+    #[test]
+    fn room_for_trained_codes_is_kept_where_the_model_lies() {
+        let cost = Cost {
+            params: 0,
+            nonzeros: 0,
+            distinct: 0,
+            model_bytes: 1000,
+            arena_bytes: 0,
+            macs: 0,
+            on_chip: Some(OnChip {
+                flash_bytes: 41_000,
+                ram_bytes: 0,
+                instructions: 0,
+            }),
+        };
+        let over = |targets: Targets| targets.over(&with_reserve(cost.clone()));
+        let model = |most| Targets {
+            model_bytes: Some(most),
+            ..Targets::default()
+        };
+        let flash = |most| Targets {
+            flash: Some(most),
+            ..Targets::default()
+        };
+        // 1000 bytes are 97 % of 1031; the firmware does not grow.
+        assert!(over(model(1030)).is_some() && over(model(1031)).is_none());
+        assert!(over(flash(41_030)).is_some() && over(flash(41_031)).is_none());
+    }
+}

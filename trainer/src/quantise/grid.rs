@@ -336,6 +336,13 @@ mod tests {
             let grid = Grid::fit(&[0.0; 8], |i| i / 4, 2, levels);
             assert!(grid.is_valid(2));
             assert_eq!(grid.integers(&[0.0; 8], |i| i / 4), [0; 8]);
+            // That of a channel with weights, and not one that would be the layer's largest.
+            let weights = [0.0, 0.0, 0.5, 0.25, 0.01, -0.02];
+            let grid = Grid::fit(&weights, |i| i / 2, 3, levels);
+            let &[zero, large, small] = grid.scales() else {
+                panic!("{grid:?}");
+            };
+            assert!(zero == small && small < large, "{grid:?}");
         }
     }
 }
