@@ -6,7 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use espalier::checkpoint::Checkpoint;
-use espalier_tests::command::{call, can_emulate, copy_folder, json, kill_when, workspace};
+use espalier_tests::command::{
+    call, can_emulate, json, kill_when, project_of_the_example, workspace,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -44,16 +46,17 @@ fn trained() -> (TempDir, PathBuf) {
 }
 
 fn trained_as(project: &str) -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    for part in ["train", "test"] {
-        let from = workspace().join("examples/fashion").join(part);
-        copy_folder(&from, &folder.path().join(part));
-    }
-    fs::write(folder.path().join("espalier.toml"), project).unwrap();
-    let path = folder.path().to_owned();
+    let (folder, path) = project_of_the_example(project);
     let called = call(&path, ["train"]);
     assert!(called.success, "{}", called.stderr);
     (folder, path)
+}
+
+/// The project with another network.
+fn with_layers(layers: &str) -> String {
+    let (before, behind) = PROJECT.split_once("layers = [").unwrap();
+    let (_, behind) = behind.split_once("\n]\n").unwrap();
+    format!("{before}layers = [{layers}]\n{behind}")
 }
 
 fn compress<'a>(flags: &[&'a str]) -> Vec<&'a str> {
@@ -122,9 +125,7 @@ fn with_max_drop_alone_the_smallest_network_is_looked_for_and_tuned() {
         { dense = {} },
         { softmax = {} },
     ";
-    let (before, behind) = PROJECT.split_once("layers = [").unwrap();
-    let behind = behind.split_once("\n]\n").unwrap().1;
-    let (_folder, path) = trained_as(&format!("{before}layers = [{layers}]\n{behind}"));
+    let (_folder, path) = trained_as(&with_layers(layers));
     let flags = ["--max-drop", "60"];
     let searched = json(&path, compress(&flags));
     let steps = searched["steps"].as_array().unwrap();
@@ -165,10 +166,7 @@ fn a_recipe_that_makes_no_network_is_left_out() {
     let convolution = "{ conv2d = { filters = 2, kernel = 3, padding = 'same' } },";
     let pools = "{ max_pool2d = { kernel = 1 } },".repeat(58);
     let layers = convolution.repeat(3) + &pools + "{ global_avg_pool2d = {} }, { dense = {} }";
-    let (before, behind) = PROJECT.split_once("layers = [").unwrap();
-    let behind = behind.split_once("\n]\n").unwrap().1;
-    let toml = format!("{before}layers = [{layers}]\n{behind}");
-    let toml = toml.replace(
+    let toml = with_layers(&layers).replace(
         "validation = 0.25",
         "validation = 0.25\nsize = [5, 5]\nresize = 'stretch'",
     );

@@ -6,7 +6,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use espalier_tests::command::{call, can_emulate, copy_folder, json, kill_when, workspace};
+use espalier_tests::command::{
+    call, can_emulate, copy_folder, json, kill_when, project_of_the_example, workspace,
+};
 use espalier_tests::models::preset;
 use serde_json::Value;
 use shared::layer::Shape;
@@ -492,18 +494,7 @@ name = "microbit"
 "#;
 
 fn small_project() -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    copy_folder(
-        &workspace().join("examples/fashion/train"),
-        &folder.path().join("train"),
-    );
-    copy_folder(
-        &workspace().join("examples/fashion/test"),
-        &folder.path().join("test"),
-    );
-    std::fs::write(folder.path().join("espalier.toml"), SMALL).unwrap();
-    let path = folder.path().to_owned();
-    (folder, path)
+    project_of_the_example(SMALL)
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use espalier_tests::command::{call, copy_folder, json, kill_when, workspace};
+use espalier_tests::command::{call, json, kill_when, project_of_the_example};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -31,14 +31,7 @@ epochs = 300
 "#;
 
 fn project() -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    for part in ["train", "test"] {
-        let from = workspace().join("examples/fashion").join(part);
-        copy_folder(&from, &folder.path().join(part));
-    }
-    let path = folder.path().to_owned();
-    write(&path, PROJECT);
-    (folder, path)
+    project_of_the_example(PROJECT)
 }
 
 fn write(path: &Path, toml: &str) {

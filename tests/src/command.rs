@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use espalier::device::Board;
 use espalier::device::toolchain::Toolchain;
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// Set by `tests/run`: a test that cannot run then fails.
 const RUN_ALL: &str = "ESPALIER_TEST_ALL";
@@ -151,6 +152,18 @@ pub fn can_emulate(test: &str) -> bool {
         skip(test, "qemu-system-arm is not installed");
     }
     qemu.is_ok() && can_compile(&board, test)
+}
+
+/// A project of its own, with the pictures of the example, and its folder.
+pub fn project_of_the_example(toml: &str) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().to_owned();
+    for part in ["train", "test"] {
+        let from = workspace().join("examples/fashion").join(part);
+        copy_folder(&from, &path.join(part));
+    }
+    std::fs::write(path.join("espalier.toml"), toml).expect("a new file");
+    (folder, path)
 }
 
 /// Copies a folder with everything in it.
