@@ -327,6 +327,98 @@ fn other_networks_teach_beside_the_uncompressed_one() {
     }
 }
 
+/// A network of other layers than the project's, with batch normalisation.
+const STUDENT: &str = "{ layers = [
+    { conv2d = { filters = 8, kernel = 3, stride = 2, padding = 'same', activation = 'relu' }, batch_norm = true },
+    { depthwise_conv2d = { kernel = 3, stride = 2, padding = 'same' } },
+    { name = 'mix', conv2d = { filters = 12, kernel = 1, activation = 'relu' }, batch_norm = true },
+    { depthwise_conv2d = { kernel = 3, padding = 'same' } },
+    { name = 'mixed', conv2d = { filters = 12, kernel = 1 }, batch_norm = true },
+    { from = ['mixed', 'mix'], add = { activation = 'relu' } },
+    { flatten = {} },
+    { dense = {} },
+    { softmax = {} },
+] }";
+
+#[test]
+fn a_network_of_other_layers_learns_to_answer_like_it() {
+    let (_folder, path) = trained();
+    let flags = ["--student", STUDENT, "--epochs", "200", "--rate", "0.01"];
+    let report = json(&path, compress(&flags));
+    let steps = report["steps"].as_array().unwrap();
+    let names: Vec<&str> = steps.iter().map(|s| s["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["trained", "student, new", "fine-tuned"]);
+    let widths = |step: usize| steps[step]["widths"].to_string();
+    assert_eq!(widths(1), widths(2));
+    assert!(widths(2).contains("mixed") && !widths(2).contains("dense_2"));
+    let (accuracy, before) = (
+        number(&report, "/accuracy"),
+        number(&report, "/accuracy_before"),
+    );
+    println!("{accuracy} of {before}");
+    // Chance finds a tenth.
+    assert!(accuracy > 0.8 * before, "{accuracy} of {before}");
+    let without_distance = json(&path, compress(&[&flags[..], &["--distill", "0"]].concat()));
+    assert!(without_distance["accuracy"] != report["accuracy"]);
+
+    for (flags, words) in [
+        (
+            ["--student", "{ preset = 'dscn' }", "--epochs", "1"],
+            ["dscn", "`dscnn`"],
+        ),
+        (
+            ["--student", STUDENT, "--factorise", "{ conv2d_2 = 1 }"],
+            ["conv2d_2", "mixed"],
+        ),
+    ] {
+        let refused = call(&path, compress(&flags));
+        assert!(!refused.success);
+        for word in words {
+            assert!(refused.stderr.contains(word), "{}", refused.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_student_learns_before_it_goes_on_grids_and_goes_on_when_killed() {
+    let (_folder, path) = trained();
+    let flags = ["--student", STUDENT, "--epochs", "300", "--rate", "0.01"];
+    let flags = [&flags[..], &["--bits", "4", "--target-params", "1500"]].concat();
+    let flags = compress(&flags);
+    let report = json(&path, &flags);
+    let steps = report["steps"].as_array().unwrap();
+    let names: Vec<&str> = steps.iter().map(|s| s["name"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        ["trained", "student, new", "channels removed", "fine-tuned"]
+    );
+    assert!(number(&report, "/params") <= 1500.0);
+    let (accuracy, before) = (
+        number(&report, "/accuracy"),
+        number(&report, "/accuracy_before"),
+    );
+    println!("{accuracy} of {before}");
+    assert!(accuracy > 0.7 * before, "{accuracy} of {before}");
+    let pruned = path.join("out/pruned.safetensors");
+    let checkpoint = Checkpoint::load(&pruned).unwrap();
+    assert_eq!(checkpoint.grids.len(), 6);
+    let expected = fs::read(&pruned).unwrap();
+
+    let unfinished = path.join("out/pruned.unfinished.safetensors");
+    let is_normalised = |file: &Path| {
+        let network = Checkpoint::load(file).ok()?.network;
+        Some(network.nodes.iter().any(|node| node.batch_norm))
+    };
+    for normalised in [true, false] {
+        fs::remove_file(&pruned).unwrap();
+        kill_when(&path, &flags, || {
+            is_normalised(&unfinished) == Some(normalised)
+        });
+        json(&path, [flags.as_slice(), &["--resume"]].concat());
+        assert!(fs::read(&pruned).unwrap() == expected, "{normalised}");
+    }
+}
+
 #[test]
 fn a_search_that_was_killed_goes_on_to_the_same_network() {
     let (_folder, path) = trained();

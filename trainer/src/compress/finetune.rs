@@ -21,11 +21,40 @@ const FITS: usize = 40;
 /// Trains `start` on, or goes on where that was stopped; the teacher of `options.distill`
 /// is the network as it was before anything was taken from it.
 ///
+/// Grids need batch normalisation folded, and a student learns with it: where it has both, it
+/// learns without grids and zeros first, for as many epochs.
+///
 /// In the result at least the share [`CompressOptions::sparsity`] of the weights (biases and
 /// normalisation do not count) is exactly 0, and the weights of layers with
 /// `options.bits` or `options.share` are on their grids. Epochs and rate are those of
 /// `options`, the rest of the training is as in `train`.
 pub fn finetune(
+    start: Checkpoint,
+    teacher: &Teacher,
+    data: &Dataset,
+    options: &CompressOptions,
+    train: &TrainOptions,
+    augmentation: &Augmentation,
+    hooks: &Hooks,
+) -> Result<Checkpoint, TrainError> {
+    let train_on = |start, options: &CompressOptions| {
+        train_on(start, teacher, data, options, train, augmentation, hooks)
+    };
+    let normalised = start.network.nodes.iter().any(|node| node.batch_norm);
+    if !(options.student.is_some() && options.has_grids() && normalised) {
+        return train_on(start, options);
+    }
+    let without_grids = CompressOptions {
+        share: None,
+        bits: None,
+        sparsity: Some(0.0),
+        ..options.clone()
+    };
+    train_on(train_on(start, &without_grids)?, options)
+}
+
+/// One training of [`finetune`].
+fn train_on(
     start: Checkpoint,
     teacher: &Teacher,
     data: &Dataset,

@@ -13,6 +13,7 @@ pub mod search;
 pub mod sensitivity;
 pub mod share;
 pub mod structured;
+pub mod student;
 
 use std::num::NonZeroU8;
 use std::ops::RangeInclusive;
@@ -27,7 +28,7 @@ use self::prune::Scope;
 use self::scale::ScaleMode;
 use self::search::Targets;
 use self::structured::Preference;
-use crate::network::Network;
+use crate::network::{Network, NetworkSpec};
 use crate::train::{MOST, OutOfRange, first_wrong};
 
 /// Share of the weights that become 0 where nothing else is asked for.
@@ -37,6 +38,9 @@ const SPARSITY: f32 = 0.9;
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CompressOptions {
+    /// A network that takes the place of the one given and learns to answer like it; with
+    /// what follows done to it. See [`student::student`].
+    pub student: Option<NetworkSpec>,
     /// The factor of [`scale::scale`], above 0; 1 for none.
     pub scale: f32,
     /// How it scales.
@@ -105,6 +109,7 @@ pub struct CompressOptions {
 impl Default for CompressOptions {
     fn default() -> Self {
         Self {
+            student: None,
             scale: 1.0,
             scale_mode: ScaleMode::default(),
             clip: None,
@@ -138,6 +143,10 @@ impl Default for CompressOptions {
 impl CompressOptions {
     /// The keys, with what `--help` says of each.
     pub const KEYS: &'static [(&'static str, &'static str)] = &[
+        (
+            "student",
+            "A network of other layers that learns to answer like this one: { preset = 'dscnn' }",
+        ),
         (
             "scale",
             "Multiply every weight by this; the parameter count stays",
@@ -327,8 +336,7 @@ impl CompressOptions {
 
     /// Whether the network changes so that it has to be trained on.
     pub fn is_fine_tuned(&self) -> bool {
-        let smaller = self.factorise.is_some() || !self.targets().is_empty();
-        smaller || self.is_search() || self.sparsity() > 0.0 || self.has_grids()
+        self.is_smaller() || self.is_search() || self.sparsity() > 0.0 || self.has_grids()
     }
 
     /// A key with a value for a layer that is not there, and the layer. Parts of layers
@@ -374,9 +382,14 @@ impl CompressOptions {
     /// for.
     pub fn sparsity(&self) -> f32 {
         let changes_values = self.scale != 1.0 || self.clip.is_some();
-        let smaller = self.factorise.is_some() || !self.targets().is_empty();
-        let asked = changes_values || smaller || self.has_grids() || self.max_drop.is_some();
+        let asked =
+            changes_values || self.is_smaller() || self.has_grids() || self.max_drop.is_some();
         self.sparsity.unwrap_or(if asked { 0.0 } else { SPARSITY })
+    }
+
+    /// Whether the network has other layers, or fewer channels.
+    fn is_smaller(&self) -> bool {
+        self.student.is_some() || self.factorise.is_some() || !self.targets().is_empty()
     }
 
     /// Whether weights are trained on a grid.

@@ -262,6 +262,8 @@ pub struct Trial {
 
 /// What a search works with.
 pub struct Search<'a> {
+    /// The network before anything was done to it.
+    pub before: &'a Checkpoint,
     /// The network to make smaller.
     pub trained: &'a Checkpoint,
     /// The one that teaches what is left of it.
@@ -500,7 +502,7 @@ impl Tried<'_> {
     /// does not lose more than `max_drop`: the limit where no other is given.
     fn smallest(&mut self, recipe: &Recipe) -> Result<usize, SearchError> {
         let search = self.search;
-        let answers = answers(search.trained, self.validation)?;
+        let answers = answers(search.before, self.validation)?;
         let before = Score::new(self.validation, &answers).accuracy;
         let least = before - search.options.max_drop.unwrap_or_default() / 100.0;
         let mut params = search.trained.parameters();

@@ -16,6 +16,7 @@ use espalier::compress::importance::importance;
 use espalier::compress::scale::scale;
 use espalier::compress::search::{Candidate, Recipe, Search, SearchError, Trial, widths};
 use espalier::compress::structured::Shrinking;
+use espalier::compress::student::student;
 use espalier::compress::{CompressOptions, PerLayer};
 use espalier::config::{Pictures, Project};
 use espalier::device::Board;
@@ -298,8 +299,13 @@ impl Work<'_> {
 
     fn smaller(&mut self) -> Result<(Checkpoint, CompressOptions), Error> {
         let options = &self.project.compress;
-        if let Some((key, name)) = options.unknown_layer(&self.trained.network) {
-            let nodes = self.trained.network.nodes.iter();
+        // Grids of a compression before this one.
+        let mut network = self.trained.clone().without_grids();
+        if let Some(spec) = &options.student {
+            network = student(&network, spec, self.project.train.seed)?;
+        }
+        if let Some((key, name)) = options.unknown_layer(&network.network) {
+            let nodes = network.network.nodes.iter();
             return Err(Error::NoLayer {
                 key,
                 name: name.to_owned(),
@@ -314,8 +320,9 @@ impl Work<'_> {
         }
         self.state.steps.clear();
         self.measure("trained", self.trained)?;
-        // Grids of a compression before this one.
-        let mut network = self.trained.clone().without_grids();
+        if options.student.is_some() {
+            self.measure("student, new", &network)?;
+        }
         if options.scale != 1.0 {
             warn_of_softmax(&network, options.scale);
             network = scale(&network, options.scale, options.scale_mode)?;
@@ -368,6 +375,7 @@ impl Work<'_> {
             }
         };
         let search = Search {
+            before: self.trained,
             trained: network,
             teacher: &self.teacher,
             pictures: self.data,
