@@ -504,6 +504,14 @@ fn pictures_that_were_learnt_from_are_not_taken_for_others_in_silence() {
     assert!(warned.contains(words), "{warned}");
     assert!(warned.contains("split_seed = 3"), "{warned}");
     assert!(says(&compress(&["--scale", "0.5"])).contains(words));
+
+    let other = path.join("other.safetensors");
+    fs::rename(path.join("out/float.safetensors"), &other).unwrap();
+    assert!(call(&path, ["train", "--epochs", "1"]).success);
+    let teachers = ["--epochs", "1", "--teachers", "['other.safetensors']"];
+    let warned = says(&compress(&teachers));
+    let names_it = |line: &str| line.contains(words) && line.contains("other.safetensors");
+    assert!(warned.lines().any(names_it), "{warned}");
 }
 
 #[test]

@@ -59,7 +59,7 @@ impl Cmd {
         let project = Project::load(&self.project, &[self.export.table()])?;
         let checkpoint = Checkpoint::load(&self.checkpoint)?;
         let pictures = project.pictures()?;
-        super::project::warn_of_split(&checkpoint, &pictures);
+        super::project::warn_of_split(&self.checkpoint, &checkpoint, &pictures);
         Ok(step(&project, &pictures, &checkpoint)?.1)
     }
 }

@@ -72,12 +72,13 @@ pub fn part(source: &Path, part: Part, shape: Options) -> Result<Dataset, Error>
 }
 
 /// Warns of a checkpoint that may know what is held back of the training pictures.
-pub fn warn_of_split(checkpoint: &Checkpoint, pictures: &Pictures) {
+pub fn warn_of_split(file: &Path, checkpoint: &Checkpoint, pictures: &Pictures) {
     let now = pictures.split;
     if let Some(then) = checkpoint.split.filter(|then| now.is_known_to(then)) {
         tracing::warn!(
-            "the checkpoint has learnt from other pictures than `[data]` leaves for learning now: {then} then, {now} \
-             now. It may know those that are held back, which makes its accuracy too good; set what it was trained with"
+            "{} has learnt from other pictures than `[data]` leaves for learning now: {then} then, {now} now. It \
+             may know those that are held back, which makes accuracies too good; set what it was trained with",
+            file.display()
         );
     }
 }

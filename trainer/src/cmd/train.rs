@@ -279,8 +279,9 @@ pub fn is_finished(project: &Project) -> bool {
 
 /// The training step of a build that was stopped after it.
 pub fn finished(project: &Project, data: &Pictures) -> Result<(Checkpoint, Trained), Error> {
-    let trained = load(&project.output(FLOAT), &network(project, &data.train)?)?;
-    super::project::warn_of_split(&trained, data);
+    let file = project.output(FLOAT);
+    let trained = load(&file, &network(project, &data.train)?)?;
+    super::project::warn_of_split(&file, &trained, data);
     let summary = summarise(project, data, &trained, Backend::default())?;
     Ok((trained, summary))
 }

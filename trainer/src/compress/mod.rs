@@ -29,7 +29,7 @@ use self::scale::ScaleMode;
 use self::search::Targets;
 use self::structured::Preference;
 use crate::network::{Network, NetworkSpec};
-use crate::train::{MOST, OutOfRange, first_wrong};
+use crate::train::{COUNT, MOST, OutOfRange, first_wrong};
 
 /// Share of the weights that become 0 where nothing else is asked for.
 const SPARSITY: f32 = 0.9;
@@ -244,7 +244,6 @@ impl CompressOptions {
     /// The first key that is out of its range.
     pub fn validate(&self) -> Result<(), OutOfRange> {
         let wrong = |value: f64, right: bool| (!right).then(|| value.to_string());
-        const COUNT: &str = "1 to 1,000,000,000";
         let counts = 1..=MOST;
         let (sparsity, rate) = (self.sparsity(), self.rate);
         let (distill, temperature) = (self.distill, self.temperature);

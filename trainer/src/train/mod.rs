@@ -47,7 +47,7 @@ pub use curve::{Curve, Epoch};
 pub use diverged::Cause;
 pub use loss::LossKind;
 pub use optimiser::Optimizer;
-pub(crate) use options::{MOST, first_wrong};
+pub(crate) use options::{COUNT, MOST, first_wrong};
 pub use options::{OutOfRange, TrainOptions};
 pub use run::Outcome;
 pub(crate) use run::{Constraint, Job, run};

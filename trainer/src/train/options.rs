@@ -125,6 +125,8 @@ pub type OutOfRange = (&'static str, String, &'static str);
 
 /// Most epochs or steps, so that their products are numbers.
 pub(crate) const MOST: usize = 1_000_000_000;
+/// The range of epochs and steps, as messages give it.
+pub(crate) const COUNT: &str = "1 to 1,000,000,000";
 
 impl TrainOptions {
     /// The keys, with what `--help` says of each.
@@ -260,7 +262,6 @@ impl TrainOptions {
         let below_1 = |value: f64| wrong(value, (0.0..1.0).contains(&value));
         const BELOW_1: &str = "0 or more and below 1";
         const AT_LEAST_0: &str = "0 or more";
-        const COUNT: &str = "1 to 1,000,000,000";
         let checks = [
             ("train.epochs", count(self.epochs), COUNT),
             ("train.steps", self.steps.and_then(count), COUNT),

@@ -32,7 +32,7 @@ pub use receipt::Compressed;
 use receipt::Step;
 
 use super::Error;
-use super::project::stop_on_ctrl_c;
+use super::project::{stop_on_ctrl_c, warn_of_split};
 use super::train::SAVE_EVERY;
 use crate::flags::Flags;
 use crate::output::{say, thousands};
@@ -85,7 +85,7 @@ impl Cmd {
         let project = Project::load(&self.project, &[self.compress.table()])?;
         let data = super::project::pictures(&project)?;
         let trained = Checkpoint::load(&self.checkpoint)?;
-        crate::cmd::project::warn_of_split(&trained, &data);
+        warn_of_split(&self.checkpoint, &trained, &data);
         let stop = stop_on_ctrl_c()?;
         Ok(step(&project, &data, trained, self.resume, &stop)?.1)
     }
@@ -224,6 +224,7 @@ fn teacher(project: &Project, data: &Pictures, trained: &Checkpoint) -> Result<T
     let mut teacher = Teacher::new(trained, &data.train)?;
     for file in project.teachers() {
         let other = Checkpoint::load(&file)?;
+        warn_of_split(&file, &other, data);
         let joined = teacher.join(&other, &data.train);
         joined.map_err(|source| Error::Teacher {
             file,
