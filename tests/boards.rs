@@ -169,7 +169,7 @@ fn a_fault_is_reported_with_its_addresses() {
 
 #[test]
 fn what_lay_in_the_arena_changes_no_answer() {
-    for name in ["4k", "6k", "50k", "sparse"] {
+    for name in ["4k", "6k", "6k-split", "50k", "sparse"] {
         let path = workspace().join(format!("examples/fashion-mnist/{name}/model.esp"));
         let file = std::fs::read(path).unwrap();
         let model = Model::parse(&file).unwrap();
