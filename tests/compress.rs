@@ -367,6 +367,10 @@ fn a_network_of_other_layers_learns_to_answer_like_it() {
             ["dscn", "`dscnn`"],
         ),
         (
+            ["--student", "dscnn", "--epochs", "1"],
+            ["compress.student", "preset = "],
+        ),
+        (
             ["--student", STUDENT, "--factorise", "{ conv2d_2 = 1 }"],
             ["conv2d_2", "mixed"],
         ),

@@ -22,7 +22,10 @@ pub const PRESETS: [(&str, &str); 6] = [
 
 /// Either a preset or a list of layers.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a network: { preset = 'article' }, or a list of layers"
+)]
 pub struct NetworkSpec {
     /// One of [`PRESETS`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
