@@ -37,33 +37,28 @@ pub fn finetune(
     augmentation: &Augmentation,
     hooks: &Hooks,
 ) -> Result<Checkpoint, TrainError> {
-    let train_on = |start, options: &CompressOptions| {
-        train_on(start, teacher, data, options, train, augmentation, hooks)
-    };
-    let normalised = start.network.nodes.iter().any(|node| node.batch_norm);
-    if !(options.student.is_some() && options.has_grids() && normalised) {
-        return train_on(start, options);
-    }
-    let without_grids = CompressOptions {
-        share: None,
-        bits: None,
-        sparsity: Some(0.0),
-        ..options.clone()
-    };
-    train_on(train_on(start, &without_grids)?, options)
-}
-
-/// One training of [`finetune`].
-fn train_on(
-    start: Checkpoint,
-    teacher: &Teacher,
-    data: &Dataset,
-    options: &CompressOptions,
-    train: &TrainOptions,
-    augmentation: &Augmentation,
-    hooks: &Hooks,
-) -> Result<Checkpoint, TrainError> {
     check_data(&start, data)?;
+    let learns_first = options.student.is_some() && start.network.has_batch_norm();
+    let start = match options.has_grids() && learns_first {
+        false => start,
+        true => {
+            let without_grids = CompressOptions {
+                share: None,
+                bits: None,
+                sparsity: Some(0.0),
+                ..options.clone()
+            };
+            finetune(
+                start,
+                teacher,
+                data,
+                &without_grids,
+                train,
+                augmentation,
+                hooks,
+            )?
+        }
+    };
     let start = match options.has_grids() {
         true => start.without_batch_norm()?,
         false => start,

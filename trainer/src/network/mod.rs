@@ -285,6 +285,11 @@ impl Network {
         node.layer.params(self.input_of(node))
     }
 
+    /// Whether any layer is normalised.
+    pub fn has_batch_norm(&self) -> bool {
+        self.nodes.iter().any(|node| node.batch_norm)
+    }
+
     /// Outputs of the head.
     pub fn classes(&self) -> usize {
         self.nodes.last().map_or(0, |node| node.output.channels())

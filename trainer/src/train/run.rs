@@ -499,7 +499,7 @@ fn curve_error(file: &Path, source: std::io::Error) -> TrainError {
 
 /// The statistics of batch normalisation are those of one shard.
 fn shard(network: &Network) -> usize {
-    match network.nodes.iter().any(|node| node.batch_norm) {
+    match network.has_batch_norm() {
         true => usize::MAX,
         false => SHARD,
     }

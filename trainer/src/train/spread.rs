@@ -35,7 +35,7 @@ impl<'a> Spread<'a> {
             Layout::Split(layer) => Some(split_at(network, layer)?),
             Layout::Parts => None,
         };
-        let normalised = network.nodes.iter().any(|node| node.batch_norm);
+        let normalised = network.has_batch_norm();
         let count = devices.all().len();
         match split.is_none() && normalised && count > 1 {
             true => Err(TrainError::NotDivisible(count)),
